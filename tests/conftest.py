@@ -1,0 +1,19 @@
+"""Fixtures every test may use. No test touches the user's own home, settings or network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def private_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point every directory llmserve writes to into this test's own folder; returns `$LLMSERVE_HOME`."""
+    for name in [name for name in os.environ if name.startswith("LLMSERVE_") and not name.startswith("LLMSERVE_TEST_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "llmserve-home"
+    monkeypatch.setenv("LLMSERVE_HOME", str(home))
+    monkeypatch.setenv("LLMSERVE_CONFIG", str(tmp_path / "settings.toml"))
+    return home
