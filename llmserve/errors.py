@@ -9,11 +9,13 @@
   + NotFound                            404           unknown route
     - ModelNotFound                     404           unknown model, with the command that would get it
   + MethodNotAllowed                    405
+  + RequestTimeout                      408           a client that sends too slowly
   + Conflict                            409           in use
   + BodyTooLarge                        413
   + UnsupportedMediaType                415
   + TooManyRequests                     429           queue full; `retry_after`
   + HeadersTooLarge                     431
+    - UrlTooLong                        414
   + WorkerDied                          502           the worker ended before it answered
   + Unavailable                         503           loading, full or draining; `retry_after`
   + DeadlineExceeded                    504
@@ -103,6 +105,12 @@ class MethodNotAllowed(LlmserveError):
     default_code = "method_not_allowed"
 
 
+class RequestTimeout(LlmserveError):
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
+
+
 class Conflict(LlmserveError):
     status = 409
     type = "invalid_request_error"
@@ -131,6 +139,11 @@ class HeadersTooLarge(LlmserveError):
     status = 431
     type = "invalid_request_error"
     default_code = "headers_too_large"
+
+
+class UrlTooLong(HeadersTooLarge):
+    status = 414
+    default_code = "url_too_long"
 
 
 class WorkerDied(LlmserveError):
