@@ -1,0 +1,42 @@
+"""From what a person typed for MODEL (a name or the path of a .gguf file) to an installed model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmserve.errors import ModelNotFound
+from llmserve.settings import Settings, home_directory
+
+if TYPE_CHECKING:
+    from llmserve.store.store import Store
+    from llmserve.types import InstalledModel
+
+
+def open_store(settings: Settings) -> Store:
+    from llmserve.store.store import Store
+
+    return Store(home_directory(settings))
+
+
+def installed_model(store: Store, text: str) -> InstalledModel:
+    """The model of this name, or the file of this path, which becomes known to the store if it was not yet.
+
+    Raises `ModelNotFound` for a name that is not installed, and what `Store.adopt` raises for a file.
+    """
+    from llmserve.store.names import is_path
+
+    return store.adopt(Path(text)) if is_path(text) else store.find(text)
+
+
+def known_model(store: Store, text: str) -> InstalledModel:
+    """Like `installed_model`, but a file that the store does not know is a `ModelNotFound` and stays unknown."""
+    from llmserve.store.names import is_path
+
+    if not is_path(text):
+        return store.find(text)
+    path = Path(text).expanduser().resolve()
+    for model in store.list():
+        if Path(model.path) == path:
+            return model
+    raise ModelNotFound(f"no installed model uses the file `{text}`", hint="`llmserve list` shows what is installed")

@@ -1,0 +1,107 @@
+"""`llmserve plan`: how a model would be run, and why, without loading it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmserve.cli.options import plan_options
+from llmserve.cli.terminal import bytes_text, print_json, print_table
+from llmserve.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from llmserve.settings import Settings
+    from llmserve.types import DeviceMemory, EnginePlan, HardwareInfo, ModelInfo
+
+
+@click.command("plan")
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--hardware",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Plan for the machine that FILE describes (the output of `probe --json`) instead of this one.",
+)
+@plan_options
+def command(model: str, as_json: bool, hardware: Path | None, **flags: Any) -> None:
+    """Show how MODEL would be run here, and why. Nothing is loaded."""
+    from llmserve.planning.plan import plan
+    from llmserve.settings import load_settings
+
+    settings = load_settings(flags)
+    info = _inspect(settings, model)
+    decided = plan(_this_machine() if hardware is None else read_hardware(hardware), info, settings)
+    if as_json:
+        print_json(decided)
+    else:
+        _print_plan(decided)
+
+
+def read_hardware(path: Path) -> HardwareInfo:
+    """The machine that `path` describes. Raises `InvalidRequest` naming the field that is missing or wrong."""
+    from pydantic import ValidationError
+
+    from llmserve.types import HardwareInfo, from_json
+
+    try:
+        return from_json(HardwareInfo, path.read_bytes())
+    except OSError as error:
+        raise InvalidRequest(f"cannot read the hardware file `{path}`: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        what = f"`{field}`: {first['msg']}" if field else first["msg"]
+        raise InvalidRequest(
+            f"`{path}` does not describe a machine: {what}",
+            param=field or None,
+            hint="`llmserve probe --json` prints the format",
+        ) from error
+
+
+def _this_machine() -> HardwareInfo:
+    from llmserve.engines.machine import probe
+
+    return probe()
+
+
+def _inspect(settings: Settings, model: str) -> ModelInfo:
+    """What is in the model's file; a file given by its path is read where it is and not added to the store."""
+    from llmserve.cli.models import open_store
+    from llmserve.store.gguf import inspect_gguf
+    from llmserve.store.names import is_path
+
+    if is_path(model):
+        return inspect_gguf(Path(model).expanduser())
+    return open_store(settings).inspect(model)
+
+
+def _print_plan(plan: EnginePlan) -> None:
+    print_table(
+        [
+            ("engine", plan.engine),
+            ("devices", ", ".join(plan.devices)),
+            ("gpu layers", f"{plan.gpu_layers} of {plan.total_layers}"),
+            ("context", f"{plan.context} tokens"),
+            ("parallel", f"{plan.parallel} sequences in {plan.kv_cells} KV cells"),
+            ("kv type", plan.kv_type),
+            ("threads", f"{plan.threads} ({plan.wait_policy} waiting)"),
+            ("batch", f"{plan.batch} tokens, {plan.micro_batch} per graph"),
+            ("flash attention", "yes" if plan.flash_attention else "no"),
+            ("fits", "yes" if plan.fits else "no: more than is available"),
+            ("why", plan.reason),
+            *[(f"not {refusal.option}", refusal.reason) for refusal in plan.refused],
+        ]
+    )
+    click.echo()
+    print_table(
+        [_memory_row(memory) for memory in plan.memory],
+        ("MEMORY", "WEIGHTS", "KV CACHE", "COMPUTE", "OVERHEAD", "TOTAL", "AVAILABLE"),
+    )
+
+
+def _memory_row(memory: DeviceMemory) -> tuple[str, ...]:
+    sizes = (memory.weights, memory.kv_cache, memory.compute, memory.overhead, memory.total, memory.available)
+    return (memory.device, *map(bytes_text, sizes))

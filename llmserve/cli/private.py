@@ -1,0 +1,152 @@
+"""A gateway of our own, for as long as one command needs it: it dies with the command, however that ends.
+
+The child's standard input is a pipe that only this process holds. When it is closed, by us or because we were killed,
+the child reads end of file and stops; `stop_when_input_ends` is the child's half.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from llmserve.errors import StartupFailed, Unavailable
+from llmserve.settings import Settings, runtime_directory
+
+if TYPE_CHECKING:
+    from llmserve.client import Gateway
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+# A Unix socket's path holds 103 bytes on macOS and 107 on Linux.
+_LONGEST_SOCKET_PATH = 100
+_SOCKET = "gateway.sock"
+_LOG = "gateway.log"
+
+
+@contextmanager
+def private_gateway(settings: Settings) -> Iterator[Gateway]:
+    """Start a gateway on a socket in a directory of its own (mode 0700), and stop it at the end of the block.
+
+    Raises `StartupFailed` with what the child said when it does not become healthy.
+    """
+    from llmserve.client import Gateway
+
+    with _termination_unwinds(), _private_directory() as directory:
+        with (directory / _LOG).open("wb") as log:
+            process = _start(directory / _SOCKET, log.fileno())
+        try:
+            with Gateway.unix(directory / _SOCKET, api_key=settings.api_key) as gateway:
+                _wait_until_healthy(gateway, process, directory / _LOG)
+                yield gateway
+        finally:
+            _stop(process)
+
+
+def stop_when_input_ends() -> None:
+    """End this process, as SIGTERM does, once its standard input ends; at once if it does not obey in time.
+
+    Returns immediately: a thread waits.
+    """
+
+    def wait() -> None:
+        with suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_STOP_SECONDS)
+        # Nobody is left to wait for a graceful end, and the workers end with this process.
+        os._exit(1)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def _start(socket: Path, log: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "llmserve", "serve", "--uds", str(socket), "--until-input-ends"],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        # Ctrl-C in the terminal is for the answer, not for the server that writes it.
+        start_new_session=True,
+    )
+
+
+def _wait_until_healthy(gateway: Gateway, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(Unavailable):
+            gateway.health()
+            return
+        if process.poll() is not None:
+            raise StartupFailed(
+                f"the server for this answer ended before it was ready (exit code {process.returncode})",
+                hint=_last_words(log),
+            )
+        time.sleep(_POLL_SECONDS)
+    raise StartupFailed(
+        f"the server for this answer was not ready after {_START_SECONDS:g} seconds", hint=_last_words(log)
+    )
+
+
+def _last_words(log: Path) -> str | None:
+    """The end of what the child wrote, for the person who has to find out why."""
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    return f"it said: {text[-2000:]}" if text else None
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(timeout=_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        # Too slow, or a second Ctrl-C: either way it does not stay behind.
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _private_directory() -> Iterator[Path]:
+    """A new directory that only this user may enter, with a path short enough for a socket; removed at the end."""
+    parent = runtime_directory()
+    try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = len(os.fsencode(parent / "private-12345678" / _SOCKET)) <= _LONGEST_SOCKET_PATH
+    except OSError:
+        usable = False
+    with tempfile.TemporaryDirectory(
+        prefix="private-", dir=parent if usable else None, ignore_cleanup_errors=True
+    ) as name:
+        yield Path(name)
+
+
+@contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP leave the block through its clean-up instead of ending the process on the spot."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,93 @@
+"""A pull, and how it shows itself: a bar for a person, lines for a log, events for a program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from llmserve.cli.terminal import bytes_text, talk
+
+if TYPE_CHECKING:
+    from llmserve.store.progress import PullProgress, Report
+    from llmserve.store.store import Store
+    from llmserve.types import InstalledModel
+
+# A log gets a line per stage and per this share of the bytes.
+_LOG_PERCENT = 10
+
+
+def pull(store: Store, name: str) -> InstalledModel:
+    """Pull `name` and keep the person informed on stderr."""
+    talk(f"pulling {name}")
+    with _bar() if sys.stderr.isatty() else _lines() as report:
+        model = store.pull(name, report)
+    talk(f"pulled {model.name} ({bytes_text(model.size_bytes)})")
+    return model
+
+
+def pull_as_json(store: Store, name: str) -> InstalledModel:
+    """Pull `name` and print each step as one JSON object per line on stdout, the model last."""
+
+    def report(progress: PullProgress) -> None:
+        _print_event(stage=progress.stage, completed=progress.completed, total=progress.total)
+
+    from llmserve.types import to_json
+
+    model = store.pull(name, report)
+    _print_event(stage="done", model=json.loads(to_json(model)))
+    return model
+
+
+def _print_event(**event: object) -> None:
+    click.echo(json.dumps(event))
+
+
+@contextmanager
+def _bar() -> Iterator[Report]:
+    """A progress bar with bytes, rate and time left, gone when the pull is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        stage = ""
+        task = bar.add_task("", total=None)
+
+        def report(progress: PullProgress) -> None:
+            nonlocal stage, task
+            if progress.stage != stage:
+                # A task of its own for each stage, so that rate and time left are those of the stage.
+                bar.remove_task(task)
+                stage, task = progress.stage, bar.add_task(progress.stage, total=progress.total)
+            bar.update(task, completed=progress.completed, total=progress.total)
+
+        yield report
+
+
+@contextmanager
+def _lines() -> Iterator[Report]:
+    stage, told = "", 0
+
+    def report(progress: PullProgress) -> None:
+        nonlocal stage, told
+        if progress.stage != stage:
+            stage, told = progress.stage, 0
+            talk(stage)
+        if progress.total:
+            percent = 100 * progress.completed // progress.total
+            if percent >= told + _LOG_PERCENT:
+                told = percent - percent % _LOG_PERCENT
+                talk(f"{stage}: {told}% of {bytes_text(progress.total)}")
+
+    yield report

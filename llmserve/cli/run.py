@@ -1,0 +1,113 @@
+"""`llmserve run`: one answer, or a chat."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmserve.cli.parameters import PARAMETER_TYPES, Parameters, read_schema
+from llmserve.errors import InvalidRequest, ModelNotFound
+
+if TYPE_CHECKING:
+    from llmserve.client import Gateway
+    from llmserve.settings import Settings
+
+
+@click.command("run")
+@click.argument("model")
+@click.argument("prompt", nargs=-1)
+@click.option("--system", type=PARAMETER_TYPES["system"], help="The system message.")
+@click.option("--temperature", type=PARAMETER_TYPES["temperature"], help="0 always takes the likeliest token.")
+@click.option("--top-p", type=PARAMETER_TYPES["top_p"], help="Choose among the likeliest tokens of this total mass.")
+@click.option("--max-tokens", type=PARAMETER_TYPES["max_tokens"], help="The longest answer, in tokens.")
+@click.option("--seed", type=PARAMETER_TYPES["seed"], help="Repeat the same choices.")
+@click.option(
+    "--json-schema",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Answer with JSON that satisfies the schema in FILE.",
+)
+@click.option("--verbose", is_flag=True, help="Tell tokens, tokens per second and times at the end, on stderr.")
+def command(model: str, prompt: tuple[str, ...], json_schema: Path | None, verbose: bool, **flags: Any) -> None:
+    """Answer PROMPT, or chat with MODEL.
+
+    Text on standard input goes before PROMPT. A model that is missing is pulled first. The running server is used
+    if there is one; otherwise a private one is started, and stopped at the end.
+    """
+    from llmserve.cli.connection import any_gateway
+    from llmserve.settings import load_settings
+
+    parameters = Parameters(**flags, json_schema=None if json_schema is None else read_schema(json_schema))
+    question = _question(prompt)
+    settings = load_settings()
+    name = _ready_model(settings, model)
+    with any_gateway(settings) as gateway:
+        load_seconds = _load(gateway, name)
+        if question is None:
+            _chat(gateway, name, parameters, settings, verbose=verbose)
+        else:
+            _answer(gateway, parameters.request(name, [{"role": "user", "content": question}]), load_seconds, verbose)
+
+
+def _question(prompt: tuple[str, ...]) -> str | None:
+    """What is asked, from standard input and the arguments; None where a person sits at both ends and said nothing."""
+    if sys.stdin.isatty() and not prompt:
+        if sys.stdout.isatty():
+            return None
+        raise InvalidRequest("there is no prompt", hint="give it as an argument or through a pipe")
+    argument = " ".join(prompt)
+    try:
+        piped = "" if sys.stdin.isatty() else sys.stdin.buffer.read().decode()
+        argument.encode()
+    except UnicodeError as error:
+        raise InvalidRequest("the prompt is not UTF-8 text") from error
+    question = "\n\n".join(part for part in (piped.strip("\n"), argument) if part.strip())
+    if not question:
+        raise InvalidRequest("the prompt is empty", hint="give it as an argument or through a pipe")
+    return question
+
+
+def _ready_model(settings: Settings, model: str) -> str:
+    """The name to ask the server for; the model is on this disk when this returns."""
+    from llmserve.cli.models import installed_model, open_store
+    from llmserve.cli.progress import pull
+    from llmserve.store.names import is_path
+
+    store = open_store(settings)
+    try:
+        return installed_model(store, model).name
+    except ModelNotFound:
+        if is_path(model):
+            raise
+        return pull(store, model).name
+
+
+def _load(gateway: Gateway, model: str) -> float:
+    """Have the model loaded; returns the seconds that took."""
+    from llmserve.cli.terminal import status
+
+    started = time.monotonic()
+    with status(f"loading {model} ..."):
+        gateway.load(model)
+    return time.monotonic() - started
+
+
+def _answer(gateway: Gateway, request: dict[str, Any], load_seconds: float, verbose: bool) -> None:
+    from llmserve.cli.answer import Answer, stream_answer, talk_about
+
+    answer = Answer(started=time.monotonic())
+    stream_answer(gateway, request, answer)
+    if verbose:
+        talk_about(answer, load_seconds=load_seconds)
+
+
+def _chat(gateway: Gateway, model: str, parameters: Parameters, settings: Settings, *, verbose: bool) -> None:
+    from llmserve.cli.chat import Chat
+    from llmserve.cli.editor import line_editor
+    from llmserve.settings import home_directory
+
+    Chat(gateway, model, parameters, verbose).loop(line_editor(home_directory(settings) / "history"))

@@ -1,0 +1,62 @@
+"""`llmserve serve`: the gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmserve.cli.options import plan_options
+from llmserve.errors import InvalidRequest, ModelNotFound
+
+if TYPE_CHECKING:
+    from llmserve.settings import Settings
+
+
+@click.command("serve")
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option("--host", metavar="ADDRESS", help="The address to listen on (default: 127.0.0.1).")
+@click.option("--port", type=int, help="The port to listen on (default: 11435).")
+@click.option("--uds", type=click.Path(path_type=Path), metavar="PATH", help="Listen on this Unix socket instead.")
+@click.option("--insecure-no-auth", is_flag=True, default=None, help="Allow an address off loopback without a key.")
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="One more name for this server.")
+@click.option(
+    "--allowed-origin", "allowed_origins", multiple=True, metavar="ORIGIN", help="One more web page that may ask."
+)
+@click.option("--strict", is_flag=True, default=None, help="Refuse requests with fields that nobody knows.")
+@click.option("--max-output-tokens", type=int, metavar="N", help="The cap of a request that states none.")
+@click.option("--keep-alive", type=float, metavar="SECONDS", help="How long an idle model stays loaded (-1: always).")
+@click.option("--until-input-ends", is_flag=True, hidden=True)
+@plan_options
+def command(models: tuple[str, ...], until_input_ends: bool, **flags: Any) -> int:
+    """Serve models over HTTP.
+
+    Each MODEL is loaded at the start, others on first use. Clients must send the key in LLMSERVE_API_KEY if there is one.
+    """
+    from llmserve.cli.private import stop_when_input_ends
+    from llmserve.settings import load_settings
+
+    if until_input_ends:
+        stop_when_input_ends()
+    settings = load_settings({name: None if value == () else value for name, value in flags.items()})
+    names = _installed_names(settings, models)
+
+    from llmserve.api.server import serve
+
+    return serve(settings, names)
+
+
+def _installed_names(settings: Settings, models: tuple[str, ...]) -> tuple[str, ...]:
+    if not models:
+        return ()
+    from llmserve.cli.models import installed_model, open_store
+
+    store = open_store(settings)
+    names: list[str] = []
+    for model in models:
+        try:
+            names.append(installed_model(store, model).name)
+        except ModelNotFound as error:
+            raise InvalidRequest(error.message, param="model", hint=error.hint) from error
+    return tuple(dict.fromkeys(names))
