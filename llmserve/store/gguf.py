@@ -1,0 +1,29 @@
+"""The GGUF inspector: what a model file says of itself, without loading it and without trusting it.
+
+Both functions read at most the first 32 MiB, take well under a second and raise `InvalidModel` for everything that
+is not a sound model file, so that native code never sees one. They do blocking I/O: not for the event loop.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmserve.store.gguf_bytes import open_header
+from llmserve.store.gguf_header import GgufHeader, parse_header
+from llmserve.store.gguf_model import describe
+from llmserve.store.gguf_vocabulary import check_vocabulary
+from llmserve.types import ModelInfo
+
+
+def inspect_gguf(path: Path) -> ModelInfo:
+    """Describe the model at `path`, after every check there is."""
+    with open_header(path) as source:
+        header = parse_header(source)
+        check_vocabulary(header, source)
+    return describe(header)
+
+
+def read_header(path: Path) -> GgufHeader:
+    """The metadata and tensor list of any GGUF file, checked for its format but not for making sense as a model."""
+    with open_header(path) as source:
+        return parse_header(source)
