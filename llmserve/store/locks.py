@@ -1,0 +1,46 @@
+"""Locks between threads and processes: `flock` on a descriptor, released by the kernel when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Locks:
+    """Named locks under one directory, which must exist.
+
+    Their files stay behind, empty: removing one would let two holders lock two files of the same name. Order, so that
+    nobody waits in a circle: a model's lock, then a blob's, then nothing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @contextmanager
+    def held(self, kind: str, key: str) -> Iterator[None]:
+        """Hold the lock of `key` (any text); blocks while another thread or process holds it."""
+        name = hashlib.sha256(key.encode()).hexdigest()[:40]
+        descriptor = open_lock(self._root / f"{kind}-{name}")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor of the lock file at `path`, created (mode 0600) if need be; not locked yet."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock without waiting; False where another descriptor holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
