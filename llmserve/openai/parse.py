@@ -1,0 +1,53 @@
+"""From the bytes of a request to a value that is safe to act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from llmserve.errors import InvalidRequest
+from llmserve.openai.json import parse_json
+from llmserve.openai.requests import ChatRequest, CompletionRequest, SamplingRequest
+from llmserve.openai.schema import IgnoredFields, invalid_request
+
+R = TypeVar("R", bound=SamplingRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed(Generic[R]):
+    """A request and the names of the fields in it that nobody knows, printable and at most 32 of them."""
+
+    request: R
+    ignored_fields: tuple[str, ...]
+
+
+def parse_chat(raw: bytes, *, strict: bool = False) -> Parsed[ChatRequest]:
+    """The chat request in `raw`. `strict` refuses unknown fields instead of listing them.
+
+    Raises `InvalidRequest` (`UnsupportedParameter` for a field of the refused list) with `param` naming the field.
+    """
+    return _parse(ChatRequest, raw, strict=strict)
+
+
+def parse_completion(raw: bytes, *, strict: bool = False) -> Parsed[CompletionRequest]:
+    """The text completion request in `raw`; otherwise as `parse_chat`."""
+    return _parse(CompletionRequest, raw, strict=strict)
+
+
+def _parse(kind: type[R], raw: bytes, *, strict: bool) -> Parsed[R]:
+    body = parse_json(raw)
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    ignored = IgnoredFields()
+    try:
+        request = kind.model_validate(body, context=ignored)
+    except ValidationError as error:
+        raise invalid_request(error) from None
+    if strict and ignored.names:
+        name = ignored.names[0]
+        raise InvalidRequest(
+            f"`{name}` is not a known field", param=name, hint="known fields are listed in docs/api.md"
+        )
+    return Parsed(request, ignored.names)
