@@ -1,0 +1,196 @@
+"""Which tokens are resident in the KV cache, who holds them, and how many cells that takes.
+
+A unified KV cache lets several sequences own one cell, and copying a prefix to another sequence only adds owners. This
+tree mirrors that exactly: a node is a run of cells, a slot's sequence is the path from the root to the node that the
+slot holds, and sharing happens only by `fork`. Two sequences that computed equal tokens apart are two branches, since
+they are two sets of cells. It is pure bookkeeping: nothing here knows llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A run of cells below `parent`. `holders` are the slots whose sequence ends with this run."""
+
+    tokens: list[int]
+    parent: Node | None
+    children: dict[int, list[Node]] = field(default_factory=dict)
+    holders: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The longest resident prefix of some tokens: `length` tokens, ending `offset` tokens into `node`."""
+
+    length: int
+    node: Node
+    offset: int
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int], left_start: int = 0, limit: int | None = None) -> int:
+    """How many tokens of `left` from `left_start` on equal those at the start of `right` (at most `limit`)."""
+    length = min(len(left) - left_start, len(right))
+    if limit is not None:
+        length = min(length, limit)
+    block = 128
+    for start in range(0, length, block):
+        end = min(start + block, length)
+        # Slices compare in C; only the block that differs is walked in Python.
+        if left[left_start + start : left_start + end] != right[start:end]:
+            while left[left_start + start] == right[start]:
+                start += 1
+            return start
+    return length
+
+
+class PrefixTree:
+    """The resident sequences of one KV cache, by slot."""
+
+    def __init__(self) -> None:
+        self._root = Node([], None)
+        self._leaves: dict[int, Node] = {}
+        self._lengths: dict[int, int] = {}
+        self.cells = 0
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._leaves
+
+    def length(self, slot: int) -> int:
+        """Tokens resident for `slot`."""
+        return self._lengths[slot]
+
+    def open(self, slot: int) -> None:
+        """Give `slot` an empty sequence. Raises ValueError if it has one already."""
+        if slot in self._leaves:
+            raise ValueError(f"slot {slot} is in use")
+        self._leaves[slot] = self._root
+        self._root.holders.add(slot)
+        self._lengths[slot] = 0
+
+    def match(self, tokens: list[int], limit: int) -> Match:
+        """The longest resident prefix of `tokens`, at most `limit` tokens. Changes nothing."""
+        best = Match(0, self._root, 0)
+        frontier = [best]
+        while frontier:
+            at = frontier.pop()
+            if at.length > best.length:
+                best = at
+            if at.length >= limit or at.offset < len(at.node.tokens):
+                continue
+            for child in at.node.children.get(tokens[at.length], ()):
+                shared = common_prefix(tokens, child.tokens, at.length, limit - at.length)
+                frontier.append(Match(at.length + shared, child, shared))
+        return best
+
+    def fork(self, match: Match, slot: int) -> int | None:
+        """Let `slot` share the matched cells; returns a slot that already holds them (None: nothing matched).
+
+        The caller copies `match.length` tokens from the returned slot in the real cache.
+        """
+        self.open(slot)
+        if match.length == 0:
+            return None
+        source = next(self._slots_below(match.node))
+        node = match.node if match.offset == len(match.node.tokens) else self._split(match.node, match.offset)
+        self._root.holders.discard(slot)
+        node.holders.add(slot)
+        self._leaves[slot] = node
+        self._lengths[slot] = match.length
+        return source
+
+    def extend(self, slot: int, tokens: Sequence[int]) -> None:
+        """`slot` has computed `tokens` behind what it holds: new cells that are its own."""
+        if not tokens:
+            return
+        leaf = self._leaves[slot]
+        if leaf is self._root or leaf.children or len(leaf.holders) > 1:
+            leaf.holders.discard(slot)
+            child = Node(list(tokens), leaf, holders={slot})
+            leaf.children.setdefault(child.tokens[0], []).append(child)
+            self._leaves[slot] = child
+        else:
+            leaf.tokens.extend(tokens)
+        self._lengths[slot] += len(tokens)
+        self.cells += len(tokens)
+
+    def release(self, slot: int) -> int:
+        """Forget `slot`; returns how many cells nobody holds any more."""
+        node = self._leaves.pop(slot)
+        del self._lengths[slot]
+        node.holders.discard(slot)
+        freed = 0
+        while node.parent is not None and not node.holders and not node.children:
+            parent = node.parent
+            self._detach(node)
+            freed += len(node.tokens)
+            node = parent
+        self._join_only_child(node)
+        self.cells -= freed
+        return freed
+
+    def cells_held_by(self, slots: Iterable[int]) -> int:
+        """Cells that at least one of `slots` holds (each counted once)."""
+        seen: set[int] = set()
+        total = 0
+        for slot in slots:
+            node: Node | None = self._leaves[slot]
+            while node is not None and id(node) not in seen:
+                seen.add(id(node))
+                total += len(node.tokens)
+                node = node.parent
+        return total
+
+    def tokens(self, slot: int) -> list[int]:
+        """The resident tokens of `slot`, in order."""
+        runs: list[list[int]] = []
+        node: Node | None = self._leaves[slot]
+        while node is not None:
+            runs.append(node.tokens)
+            node = node.parent
+        return [token for run in reversed(runs) for token in run]
+
+    def _slots_below(self, node: Node) -> Iterator[int]:
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            yield from node.holders
+            for siblings in node.children.values():
+                stack.extend(siblings)
+
+    def _split(self, node: Node, offset: int) -> Node:
+        """Cut `node` before `offset`: the front becomes a new node above it, which is returned."""
+        front = Node(node.tokens[:offset], node.parent)
+        self._detach(node)
+        node.tokens = node.tokens[offset:]
+        node.parent = front
+        front.children[node.tokens[0]] = [node]
+        if front.parent is not None:
+            front.parent.children.setdefault(front.tokens[0], []).append(front)
+        return front
+
+    def _join_only_child(self, node: Node) -> None:
+        """Undo a split that nobody needs any more, so that paths stay short."""
+        if node.parent is None or node.holders or len(node.children) != 1:
+            return
+        (siblings,) = node.children.values()
+        if len(siblings) != 1:
+            return
+        child = siblings[0]
+        parent = node.parent
+        self._detach(node)
+        child.tokens = node.tokens + child.tokens
+        child.parent = parent
+        parent.children.setdefault(child.tokens[0], []).append(child)
+
+    @staticmethod
+    def _detach(node: Node) -> None:
+        if node.parent is None:
+            return
+        siblings = node.parent.children[node.tokens[0]]
+        siblings.remove(node)
+        if not siblings:
+            del node.parent.children[node.tokens[0]]

@@ -1,0 +1,274 @@
+"""The only file that touches llama.cpp: a model, a context, and batches in and logits out.
+
+Native code ends the process where it finds an argument it does not like, so every such condition is checked here
+first: a batch within `n_batch`, slots and positions in range, logits read only where they were asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from llmserve.errors import InvalidModel
+from llmserve.llama.engine import EngineFailed, OutOfRoom
+from llmserve.llama.scheduler import Batch, Chunk, Copy
+from llmserve.llama.sequence import Sequence
+from llmserve.types import EnginePlan
+
+_KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0, "q4_0": llama_cpp.GGML_TYPE_Q4_0}
+# ggml's log levels from here on are warnings and errors.
+_WARN = 3
+
+
+class Runner:
+    """One loaded model with its context. Everything but `tokenize` and `piece` belongs to one thread.
+
+    Raises `InvalidModel` if llama.cpp refuses the file or the context. `progress` is called with 0..1 while weights
+    are read.
+    """
+
+    def __init__(
+        self, path: Path, plan: EnginePlan, slots: int, progress: Callable[[float], None] = lambda _: None
+    ) -> None:
+        self._log = _log_warnings_only()
+        llama_cpp.llama_backend_init()
+        self._model = _load(path, plan, progress)
+        self._context = _open_context(self._model, plan, slots)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self.vocabulary = Vocabulary(self._model)
+        self.cells = int(llama_cpp.llama_n_ctx(self._context))
+        self.slots = slots
+        self.shares_prefixes = _shares_prefixes(self._model)
+        self._batch = _BatchBuffers(int(llama_cpp.llama_n_batch(self._context)), slots)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template in the model file, if there is one."""
+        source = llama_cpp.llama_model_chat_template(self._model, None)
+        return source.decode(errors="replace") if source else None
+
+    def grammar_tokenizer(self) -> Any:
+        """llguidance's tokenizer over this vocabulary. Takes about a second."""
+        from llguidance.llamacpp import lltokenizer_from_vocab
+
+        return lltokenizer_from_vocab(self.vocabulary.handle, eos_token=list(self.vocabulary.ends))
+
+    def warm_up(self) -> None:
+        """Compute one token and forget it, so that the first request does not pay for first touches of memory."""
+        token = max(0, self.vocabulary.bos)
+        sequence = Sequence([token, token], 1, 2)
+        self.decode(Batch(chunks=[Chunk(sequence, 0, 0, 1, True)]))
+        self.clear()
+
+    def decode(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Carry out the batch's cache operations, then compute its chunks.
+
+        Returns float32 [chunks with `sample`, vocabulary], in the order of those chunks: a view into llama.cpp's
+        memory that is valid, and may be written to, until the next call. Raises `OutOfRoom` or `EngineFailed`.
+        """
+        for operation in batch.operations:
+            if isinstance(operation, Copy):
+                llama_cpp.llama_memory_seq_cp(self._memory, operation.source, operation.target, 0, operation.length)
+            else:
+                llama_cpp.llama_memory_seq_rm(self._memory, operation.slot, -1, -1)
+        batch.operations.clear()
+        outputs = self._batch.fill(batch)
+        if not batch.chunks:
+            return np.empty((0, self.vocabulary.size), dtype=np.float32)
+        status = llama_cpp.llama_decode(self._context, self._batch.struct)
+        if status == 1:
+            raise OutOfRoom
+        if status != 0:
+            raise EngineFailed(f"the engine could not compute a step (status {status})")
+        if outputs == 0:
+            return np.empty((0, self.vocabulary.size), dtype=np.float32)
+        # The rows of one decode lie behind each other, in the order in which their tokens stand in the batch.
+        rows = ctypes.cast(llama_cpp.llama_get_logits(self._context), ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(rows, shape=(outputs, self.vocabulary.size))
+
+    def clear(self) -> None:
+        """Empty the cache."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Free context and model. The object is unusable afterwards."""
+        llama_cpp.llama_free(self._context)
+        llama_cpp.llama_model_free(self._model)
+
+
+class Vocabulary:
+    """The model's tokens. Reading it is safe from any thread."""
+
+    def __init__(self, model: Any) -> None:
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+        self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+        self.ends = tuple(token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token))
+        self._pieces: dict[int, bytes] = {}
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of `text`, nothing added. `special`: control tokens in it are recognised."""
+        data = text.encode()
+        room = len(data) + 8
+        tokens = (ctypes.c_int32 * room)()
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        if count < 0:
+            room = -count
+            tokens = (ctypes.c_int32 * room)()
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        return tokens[:count]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes `token` stands for in text: nothing for control tokens, perhaps part of a character."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token, special=False)
+        return piece
+
+    def control_texts(self) -> tuple[str, ...]:
+        """How the control tokens are written, longest first."""
+        texts = {
+            self._read_piece(token, special=True).decode(errors="replace")
+            for token in range(self.size)
+            if llama_cpp.llama_vocab_is_control(self._vocab, token)
+            or llama_cpp.llama_vocab_get_attr(self._vocab, token) & llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        }
+        return tuple(sorted((text for text in texts if text), key=len, reverse=True))
+
+    def text(self, token: int) -> str:
+        """How a special token is written ("" if `token` is negative, which means the model has none)."""
+        return self._read_piece(token, special=True).decode(errors="replace") if token >= 0 else ""
+
+    @property
+    def bos(self) -> int:
+        return int(llama_cpp.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos(self) -> int:
+        return int(llama_cpp.llama_vocab_eos(self._vocab))
+
+    @property
+    def handle(self) -> Any:
+        """llama.cpp's own pointer, for the grammar library's reader of vocabularies."""
+        return self._vocab
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        buffer = ctypes.create_string_buffer(64)
+        length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        return buffer.raw[: max(0, length)]
+
+
+class _BatchBuffers:
+    """The arrays of one `llama_batch`, allocated once and filled by slices instead of token by token."""
+
+    def __init__(self, capacity: int, slots: int) -> None:
+        self._capacity = capacity
+        self._slots = slots
+        self._tokens = np.zeros(capacity, dtype=np.int32)
+        self._positions = np.zeros(capacity, dtype=np.int32)
+        self._counts = np.ones(capacity, dtype=np.int32)
+        self._logits = np.zeros(capacity, dtype=np.int8)
+        self._slot_ids = np.zeros(capacity, dtype=np.int32)
+        # seq_id is an array of pointers, each to one token's list of sequences: here always a list of one.
+        self._slot_pointers = self._slot_ids.ctypes.data + np.arange(capacity, dtype=np.uintp) * 4
+        self.struct = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=self._tokens.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token)),
+            embd=None,
+            pos=self._positions.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_pos)),
+            n_seq_id=self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            seq_id=self._slot_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(llama_cpp.llama_seq_id))),
+            logits=self._logits.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(self, batch: Batch) -> int:
+        """Write the batch's chunks; returns how many rows of logits it asks for."""
+        end, outputs = 0, 0
+        total = sum(chunk.count for chunk in batch.chunks)
+        if total > self._capacity:
+            raise ValueError(f"a batch of {total} tokens is over the context's {self._capacity}")
+        self._logits[:total] = 0
+        for chunk in batch.chunks:
+            if not 0 <= chunk.slot < self._slots or chunk.count < 1:
+                raise ValueError("a chunk outside the context's slots, or an empty one")
+            start, end = end, end + chunk.count
+            self._tokens[start:end] = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
+            self._positions[start:end] = np.arange(chunk.start, chunk.start + chunk.count)
+            self._slot_ids[start:end] = chunk.slot
+            if chunk.sample:
+                self._logits[end - 1] = 1
+                outputs += 1
+        self.struct.n_tokens = total
+        return outputs
+
+
+def _load(path: Path, plan: EnginePlan, progress: Callable[[float], None]) -> Any:
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.n_gpu_layers = plan.gpu_layers
+
+    @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator]
+    def report(done: float, _: Any) -> bool:
+        progress(done)
+        return True
+
+    parameters.progress_callback = report
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+    if model is None:
+        raise InvalidModel("llama.cpp refused the model file", hint="the worker's log has llama.cpp's own words")
+    return model
+
+
+def _open_context(model: Any, plan: EnginePlan, slots: int) -> Any:
+    parameters = llama_cpp.llama_context_default_params()
+    parameters.n_ctx = plan.kv_cells
+    parameters.n_batch = plan.batch
+    parameters.n_ubatch = plan.micro_batch
+    parameters.n_seq_max = slots
+    # Only the rows that are sampled need logits; without this bound every token of a micro-batch gets room for them.
+    parameters.n_outputs_max = max(plan.parallel, slots)
+    # A step of one token uses n_threads, any other n_threads_batch: both are the plan's.
+    parameters.n_threads = parameters.n_threads_batch = plan.threads
+    parameters.type_k = parameters.type_v = _KV_TYPES[plan.kv_type]
+    parameters.flash_attn_type = (
+        llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if plan.flash_attention else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    )
+    parameters.kv_unified = True
+    parameters.no_perf = True
+    context = llama_cpp.llama_init_from_model(model, parameters)
+    if context is None:
+        llama_cpp.llama_model_free(model)
+        raise InvalidModel(
+            "llama.cpp could not open a context for the model", hint="a smaller --context may fit into memory"
+        )
+    return context
+
+
+def _shares_prefixes(model: Any) -> bool:
+    """Whether a sequence's memory can be cut at any token: not where it is a recurrent state or a sliding window."""
+    return not (
+        llama_cpp.llama_model_is_recurrent(model)
+        or llama_cpp.llama_model_is_hybrid(model)
+        or llama_cpp.llama_model_n_swa(model) > 0
+    )
+
+
+def _log_warnings_only() -> Any:
+    """Send llama.cpp's warnings and errors to standard error; returns the callback, which must stay referenced."""
+    import sys
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+    def write(level: int, text: bytes, _: Any) -> None:
+        if _WARN <= level < _WARN + 2:
+            sys.stderr.write(text.decode(errors="replace"))
+
+    llama_cpp.llama_log_set(write, None)
+    return write

@@ -1,0 +1,187 @@
+"""One model behind the internal protocol: requests become jobs, jobs become answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from llmserve.errors import InvalidRequest, TooManyRequests
+from llmserve.llama.constraint import Constraint, ConstraintFactory
+from llmserve.llama.engine import Delta, Engine, Failure, Generation, Job
+from llmserve.llama.prompt import PromptBuilder
+from llmserve.llama.sampler import Sampler, SamplingParameters
+from llmserve.llama.sequence import Sequence as TokenSequence
+from llmserve.llama.text_stream import TextStream
+from llmserve.openai.requests import ChatRequest, CompletionRequest, SamplingRequest
+from llmserve.openai.responses import Usage
+
+# The gateway bounds its queues; this only keeps a worker that somebody else talks to from growing without end.
+_MOST_WAITING = 2048
+# Fields of a request that are sampling parameters of the same name; unstated ones take their defaults there.
+_SAMPLING_FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the service needs to know of the loaded model. `context` is the longest one sequence may become."""
+
+    name: str
+    context: int
+    vocabulary_size: int
+    ends: tuple[int, ...]
+
+
+class Answer:
+    """A submitted request: its deltas as they come, and its figures. Used on the event loop only.
+
+    Whoever holds it must call `close`, however it ends; that cancels what is still being computed.
+    """
+
+    def __init__(self, engine: Engine, generations: Sequence[Generation], prompts: int) -> None:
+        self._engine = engine
+        self._generations = generations
+        self._prompts = prompts
+        self._arrived: deque[Delta | Failure] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._unfinished = len(generations)
+        self._job = Job(generations, self._deliver)
+        engine.submit(self._job)
+
+    @property
+    def choices(self) -> int:
+        return len(self._generations)
+
+    async def deltas(self) -> AsyncIterator[list[Delta]]:
+        """All deltas, in batches of what one wake-up finds, until every choice has finished.
+
+        Raises the engine's error if the request fails.
+        """
+        while self._unfinished:
+            if not self._arrived:
+                self._wake = asyncio.get_running_loop().create_future()
+                await self._wake
+            batch: list[Delta] = []
+            while self._arrived:
+                event = self._arrived.popleft()
+                if isinstance(event, Failure):
+                    raise event.error
+                batch.append(event)
+                self._unfinished -= event.finish_reason is not None
+            yield batch
+
+    def usage(self) -> Usage:
+        """Tokens so far. A prompt answered `n` times counts once; its cached tokens are those of the first answer."""
+        firsts = self._generations[:: len(self._generations) // self._prompts]
+        return Usage(
+            prompt_tokens=sum(generation.sequence.prompt_length for generation in firsts),
+            completion_tokens=sum(generation.sequence.generated for generation in self._generations),
+            cached_tokens=sum(generation.sequence.cached or 0 for generation in firsts),
+        )
+
+    def timings(self) -> dict[str, float]:
+        """llama.cpp's `timings`: tokens, milliseconds and tokens per second of prompt and answer."""
+        usage = self.usage()
+        now = time.monotonic()
+        started = min((g.started for g in self._generations if g.started is not None), default=now)
+        first = min((g.first_token for g in self._generations if g.first_token is not None), default=now)
+        prompt_ms = (first - started) * 1000
+        predicted_ms = (now - first) * 1000
+        # The first token comes out of the prompt's own step, so the answer's time covers the others.
+        written = max(0, usage.completion_tokens - len(self._generations))
+        return {
+            "prompt_n": usage.prompt_tokens - usage.cached_tokens,
+            "cache_n": usage.cached_tokens,
+            "prompt_ms": round(prompt_ms, 3),
+            "predicted_n": usage.completion_tokens,
+            "predicted_ms": round(predicted_ms, 3),
+            "predicted_per_second": round(written / predicted_ms * 1000, 3) if predicted_ms > 0 else 0.0,
+        }
+
+    def close(self) -> None:
+        """Cancel what is unfinished. May be called twice."""
+        if self._unfinished:
+            self._unfinished = 0
+            self._engine.cancel(self._job)
+
+    def _deliver(self, event: Delta | Failure) -> None:
+        self._arrived.append(event)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+class Service:
+    """Turns validated requests into answers. Prompts are prepared in one thread beside the event loop."""
+
+    def __init__(
+        self, engine: Engine, model: ModelFacts, prompts: PromptBuilder, constraints: ConstraintFactory
+    ) -> None:
+        self.model = model
+        self.engine = engine
+        self._prompts = prompts
+        self._constraints = constraints
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+
+    async def chat(self, request: ChatRequest) -> Answer:
+        """Raises `InvalidRequest`, `ContextLengthExceeded` or `TooManyRequests` before anything is computed."""
+        messages = [message.model_dump(exclude_defaults=True) for message in request.messages]
+        return await self._answer(request, lambda: [self._prompts.chat(messages)])
+
+    async def complete(self, request: CompletionRequest) -> Answer:
+        """Likewise; the choices of several prompts stand behind each other, `n` for each."""
+        size = self.model.vocabulary_size
+        return await self._answer(
+            request, lambda: [self._prompts.completion(prompt, size) for prompt in request.prompt]
+        )
+
+    def close(self) -> None:
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+
+    async def _answer(self, request: SamplingRequest, tokenise: Callable[[], list[list[int]]]) -> Answer:
+        if self.engine.waiting >= _MOST_WAITING:
+            raise TooManyRequests("too many requests are waiting for this model", retry_after=1)
+        parameters = self._parameters(request)
+
+        def prepare() -> tuple[list[list[int]], Constraint | None]:
+            return tokenise(), self._constraints.for_response_format(request.response_format)
+
+        prompts, constraint = await asyncio.get_running_loop().run_in_executor(self._preparing, prepare)
+        generations = [
+            Generation(
+                index=prompt_index * request.n + index,
+                sequence=TokenSequence(list(prompt), len(prompt), self.model.context, request.stream),
+                sampler=Sampler(parameters, prompt, index),
+                text=TextStream(request.stop),
+                max_tokens=request.max_tokens or self.model.context,
+                constraint=constraint.fork() if constraint is not None else None,
+            )
+            for prompt_index, prompt in enumerate(prompts)
+            for index in range(request.n)
+        ]
+        return Answer(self.engine, generations, len(prompts))
+
+    def _parameters(self, request: SamplingRequest) -> SamplingParameters:
+        bias = request.logit_bias or {}
+        for token in bias:
+            if token >= self.model.vocabulary_size:
+                raise InvalidRequest(
+                    f"token {token} is outside the vocabulary of {self.model.vocabulary_size}", param="logit_bias"
+                )
+        stated = {name: getattr(request, name) for name in _SAMPLING_FIELDS}
+        return SamplingParameters(
+            logit_bias=bias,
+            banned=self.model.ends if request.ignore_eos else (),
+            seed=request.seed,
+            **{name: value for name, value in stated.items() if value is not None},
+        )

@@ -1,0 +1,41 @@
+"""How many prompt tokens one step may take while other sequences are writing."""
+
+from __future__ import annotations
+
+# A running stream's gap between tokens may double, or reach this, whichever is larger.
+TOLERATED_GAP_SECONDS = 0.1
+# A prompt always moves on by this much, however slow the machine.
+SMALLEST_CHUNK = 16
+# Weight of the newest measurement in the running means.
+_SMOOTHING = 0.3
+
+
+class StepBudget:
+    """Follows measured step times; pure, the caller holds the clock."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+        self._decode_seconds: float | None = None
+        self._prefill_seconds_per_token: float | None = None
+
+    def prefill_tokens(self, decoding: int) -> int:
+        """Prompt tokens the next step may take beside `decoding` sequences that get one token each."""
+        room = self._batch - decoding
+        if decoding == 0 or self._decode_seconds is None or self._prefill_seconds_per_token is None:
+            return room
+        spare = max(self._decode_seconds, TOLERATED_GAP_SECONDS - self._decode_seconds)
+        return max(min(SMALLEST_CHUNK, room), min(room, int(spare / self._prefill_seconds_per_token)))
+
+    def observe(self, decoding: int, prefill: int, seconds: float) -> None:
+        """Learn from a step that decoded `decoding` tokens and prefilled `prefill` in `seconds`."""
+        if prefill == 0:
+            self._decode_seconds = _mean(self._decode_seconds, seconds)
+        else:
+            of_decoding = (self._decode_seconds or 0.0) if decoding else 0.0
+            # A step cannot cost less than nothing, even where the decode part was overestimated.
+            cost = max(seconds - of_decoding, seconds * 0.1) / prefill
+            self._prefill_seconds_per_token = _mean(self._prefill_seconds_per_token, cost)
+
+
+def _mean(old: float | None, new: float) -> float:
+    return new if old is None else old + _SMOOTHING * (new - old)

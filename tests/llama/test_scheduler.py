@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from llmserve.llama.engine import OutOfRoom
+from llmserve.llama.scheduler import Chunk, Limits, Scheduler
+from llmserve.llama.sequence import Phase, Sequence
+from llmserve.llama.step_budget import StepBudget
+from tests.llama.fake_runner import FakeRunner, next_token
+
+BATCH = 32
+
+
+@dataclass
+class Bench:
+    """A scheduler over a fake runner, with a clock that says what a step cost."""
+
+    limits: Limits
+    seconds_per_token: float = 0.001
+    runner: FakeRunner = field(init=False)
+    scheduler: Scheduler = field(init=False)
+    batches: list[list[Chunk]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.runner = FakeRunner(self.limits.slots, self.limits.cells, BATCH)
+        self.scheduler = Scheduler(self.limits, StepBudget(BATCH))
+
+    def add(self, prompt: list[int], write: int, *, streamed: bool = False) -> Sequence:
+        sequence = Sequence(list(prompt), len(prompt), len(prompt) + write, streamed)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> bool:
+        batch = self.scheduler.next_batch()
+        if batch is None:
+            return False
+        logits = self.runner.decode(batch)
+        self.batches.append(batch.chunks)
+        self.scheduler.commit(batch, self.seconds_per_token * sum(chunk.count for chunk in batch.chunks))
+        sampled = [chunk.sequence for chunk in batch.chunks if chunk.sample]
+        for row, sequence in zip(logits, sampled, strict=True):
+            sequence.tokens.append(int(row.argmax()))
+            if len(sequence.tokens) >= sequence.max_length:
+                self.scheduler.finish(sequence)
+        assert self.scheduler.cells_used == self.runner.used + self._freed_but_not_dropped()
+        return True
+
+    def _freed_but_not_dropped(self) -> int:
+        """Sequences that finished in this step may have given up cells that the cache drops with the next batch."""
+        pending = {op.slot for op in self.scheduler._operations}
+        kept = {cell for n, slot in enumerate(self.runner.slots) if n not in pending for cell, _ in slot}
+        return len(kept) - self.runner.used
+
+    def run(self) -> None:
+        while not self.scheduler.idle:
+            assert self.step(), "work is left, so there is something to compute"
+
+
+def alone(prompt: list[int], write: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(write):
+        tokens.append(next_token(tokens))
+    return tokens
+
+
+def limits(**changes: int | bool) -> Limits:
+    values: dict[str, int | bool] = {"parallel": 4, "slots": 8, "cells": 256, "idle_cells": 256}
+    return Limits(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_every_running_sequence_writes_in_every_step() -> None:
+    bench = Bench(limits())
+    writers = [bench.add([n, n + 1], 20) for n in range(3)]
+    while any(sequence.generated == 0 for sequence in writers):
+        bench.step()
+    long = bench.add(list(range(60)), 2)
+    bench.step()
+    chunks = bench.batches[-1]
+    assert {chunk.sequence for chunk in chunks} == {*writers, long}
+    assert [chunk.count for chunk in chunks[:3]] == [1, 1, 1]
+
+
+def test_prompts_share_a_step_and_short_ones_are_not_stuck_behind_a_long_one() -> None:
+    bench = Bench(limits())
+    bench.add([1, *range(100)], 1)
+    short = bench.add([2, 3, 4], 1)
+    bench.step()
+    assert short.generated == 1
+
+
+def test_a_shared_prefix_is_computed_once_even_by_prompts_that_arrive_together() -> None:
+    bench = Bench(limits())
+    system = list(range(50))
+    sequences = [bench.add([*system, 60 + n], 3) for n in range(4)]
+    bench.run()
+    assert [sequence.cached for sequence in sequences] == [0, 50, 50, 50]
+    assert bench.runner.computed == 51 + 3 * 1 + 4 * 2
+
+
+def test_the_next_turn_of_a_chat_reuses_the_last_one_and_takes_its_place() -> None:
+    bench = Bench(limits())
+    first = bench.add(list(range(20)), 5)
+    bench.run()
+    turn = bench.add([*first.tokens, 7, 8], 5)
+    bench.run()
+    assert turn.cached == 24  # the last written token was never computed
+    assert turn.tokens == alone([*first.tokens, 7, 8], 5)
+
+
+def test_memory_that_cannot_be_cut_is_never_reused() -> None:
+    bench = Bench(limits(shares_prefixes=False))
+    for _ in range(2):
+        sequence = bench.add(list(range(20)), 2)
+        bench.run()
+        assert sequence.cached == 0
+    assert bench.runner.used == 20 + 1
+    bench.add([1], 1)
+    bench.run()
+    assert bench.scheduler.cells_used == 0
+
+
+def test_the_youngest_gives_way_and_its_text_is_the_same() -> None:
+    bench = Bench(limits(cells=64, idle_cells=64))
+    prompts = [[n] * 10 for n in range(4)]
+    sequences = [bench.add(prompt, 40) for prompt in prompts]
+    bench.run()
+    assert bench.scheduler.preemptions > 0
+    assert sequences[0].preemptions == 0
+    for prompt, sequence in zip(prompts, sequences, strict=True):
+        assert sequence.tokens == alone(prompt, 40)
+
+
+def test_idle_sequences_keep_no_more_than_they_may_but_the_newest_stays_whole() -> None:
+    bench = Bench(limits(idle_cells=30))
+    for n in range(5):
+        bench.add([n] * 12, 2)
+        bench.run()
+    assert bench.scheduler.cells_used <= 30
+    big = bench.add(list(range(60)), 2)
+    bench.run()
+    again = bench.add([*big.tokens[:60], 1], 1)
+    bench.run()
+    assert again.cached == 60
+
+
+def test_streamed_requests_go_before_the_others() -> None:
+    bench = Bench(limits(parallel=1, slots=3))
+    bench.add([1, 2], 2)
+    bench.step()
+    quiet = bench.add([3, 4], 1)
+    streamed = bench.add([5, 6], 1, streamed=True)
+    bench.run()
+    order = [chunk.sequence for chunks in bench.batches for chunk in chunks]
+    assert order.index(streamed) < order.index(quiet)
+
+
+def test_a_cancelled_sequence_leaves_at_once_in_every_phase() -> None:
+    bench = Bench(limits(parallel=2, slots=4))
+    writing, prefilling = bench.add([1, 2], 50), bench.add(list(range(100)), 50)
+    bench.step()
+    waiting = bench.add([9], 5)
+    for sequence in (writing, prefilling, waiting):
+        bench.scheduler.finish(sequence)
+    assert bench.scheduler.idle
+    assert {writing.phase, prefilling.phase, waiting.phase} == {Phase.DONE}
+    other = bench.add([4, 5], 3)
+    bench.run()
+    assert other.tokens == alone([4, 5], 3)
+
+
+def test_a_prompt_that_cannot_fit_is_refused() -> None:
+    bench = Bench(limits(cells=16))
+    with pytest.raises(ValueError, match="bound"):
+        bench.add([1] * 10, 10)
+
+
+def test_relieve_gives_up_cached_sequences_first_and_says_when_nothing_is_left() -> None:
+    bench = Bench(limits())
+    bench.add([1, 2, 3], 2)
+    bench.run()
+    running = [bench.add([n, n], 9) for n in (5, 6)]
+    bench.step()
+    assert bench.scheduler.relieve()
+    assert bench.scheduler.running == 2
+    assert bench.scheduler.relieve()
+    assert bench.scheduler.running == 1
+    assert running[0].phase is Phase.RUNNING
+    assert not bench.scheduler.relieve()
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_schedules_lose_nothing_and_change_no_text(seed: int) -> None:
+    """Arrivals, cancellations and pressure in any order: every text is what it is alone, and no cell is leaked."""
+    rng = random.Random(seed)
+    cells = rng.choice([48, 96, 256])
+    bench = Bench(
+        limits(
+            cells=cells,
+            idle_cells=rng.choice([0, 20, cells]),
+            parallel=(parallel := rng.randrange(1, 6)),
+            slots=parallel + rng.randrange(1, 6),
+            shares_prefixes=rng.random() < 0.8,
+        ),
+        seconds_per_token=rng.choice([0.0001, 0.01, 0.05]),
+    )
+    stems = [[rng.randrange(50) for _ in range(rng.randrange(1, 30))] for _ in range(3)]
+    left, live, kept = 25, [], []
+    while left or not bench.scheduler.idle:
+        if left and (rng.random() < 0.3 or bench.scheduler.idle):
+            left -= 1
+            prompt = rng.choice(stems) + [rng.randrange(50) for _ in range(rng.randrange(1, 8))]
+            write = rng.randrange(1, cells - len(prompt))
+            sequence = bench.add(prompt, write, streamed=rng.random() < 0.5)
+            live.append(sequence)
+            kept.append((sequence, prompt, write))
+        if live and rng.random() < 0.02:
+            cancelled = live.pop(rng.randrange(len(live)))
+            if cancelled.phase is not Phase.DONE:
+                bench.scheduler.finish(cancelled)
+                kept = [entry for entry in kept if entry[0] is not cancelled]
+        bench.step()
+    for sequence, prompt, write in kept:
+        assert sequence.phase is Phase.DONE
+        assert sequence.tokens == alone(prompt, write)
+
+
+def test_out_of_room_in_the_fake_is_never_met_by_the_scheduler() -> None:
+    bench = Bench(limits(cells=20, idle_cells=20))
+    bench.runner.capacity = 10
+    bench.add([1] * 15, 2)
+    with pytest.raises(OutOfRoom):
+        bench.run()
