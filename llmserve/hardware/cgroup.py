@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from llmserve.hardware.files import read_text, whole_number
+
 # v1 spells "no limit" as the largest number of whole pages, which depends on the page size.
 _V1_UNLIMITED = 2**62
 
@@ -70,10 +72,10 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     quotas = []
     for version, directory in _levels("cpu", root):
         if version == 2:
-            quota, _, period = (_read(directory / "cpu.max") or "").partition(" ")
+            quota, _, period = read_text(directory / "cpu.max").partition(" ")
         else:
-            quota, period = _read(directory / "cpu.cfs_quota_us") or "", _read(directory / "cpu.cfs_period_us") or ""
-        limit, window = _number(quota), _number(period)
+            quota, period = read_text(directory / "cpu.cfs_quota_us"), read_text(directory / "cpu.cfs_period_us")
+        limit, window = whole_number(quota), whole_number(period)
         if limit and window:
             quotas.append(limit / window)
     return min(quotas, default=None)
@@ -96,23 +98,23 @@ def _memory_level(version: int, directory: Path) -> MemoryLimit | None:
     names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
     usage_name = "memory.current" if version == 2 else "memory.usage_in_bytes"
     reclaimable_name = "inactive_file" if version == 2 else "total_inactive_file"
-    numbers = [_number(_read(directory / name)) for name in names]
+    numbers = [whole_number(read_text(directory / name)) for name in names]
     limits = [number for number in numbers if number is not None and number < _V1_UNLIMITED]
     if not limits:
         return None
-    usage = _number(_read(directory / usage_name))
+    usage = whole_number(read_text(directory / usage_name))
     if usage is None:
         return MemoryLimit(min(limits), None)
-    statistics = (line.partition(" ") for line in (_read(directory / "memory.stat") or "").splitlines())
-    reclaimable = next((_number(value) for name, _, value in statistics if name == reclaimable_name), None)
+    statistics = (line.partition(" ") for line in read_text(directory / "memory.stat").splitlines())
+    reclaimable = next((whole_number(value) for name, _, value in statistics if name == reclaimable_name), None)
     working_set = max(0, usage - (reclaimable or 0))
     return MemoryLimit(min(limits), max(0, min(limits) - working_set))
 
 
 def _levels(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
     """The version and directory of each group that limits `controller`, from this process's own one upwards."""
-    groups = parse_memberships(_read(root / "proc/self/cgroup") or "")
-    mounts = parse_mounts(_read(root / "proc/self/mountinfo") or "")
+    groups = parse_memberships(read_text(root / "proc/self/cgroup"))
+    mounts = parse_mounts(read_text(root / "proc/self/mountinfo"))
     for mount in mounts:
         # A controller lives in one hierarchy: in v1's if it is mounted there, else in v2's.
         key = controller if mount.version == 1 else ""
@@ -132,15 +134,3 @@ def _inside(group: PurePosixPath, mounted: PurePosixPath) -> PurePosixPath:
     if ".." not in group.parts and below.is_relative_to(mounted):
         return below.relative_to(mounted)
     return PurePosixPath()
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
-def _number(text: str | None) -> int | None:
-    """A whole number of at least 0; None for "max", -1, and what is no number."""
-    return int(text) if text and text.isascii() and text.isdigit() else None

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from llmserve.hardware.cgroup import cpu_quota
 from llmserve.hardware.failure import ProbeFailed
-from llmserve.hardware.macos import read_sysctl, whole_number
+from llmserve.hardware.files import read_text, whole_number
+from llmserve.hardware.macos import read_sysctl
 from llmserve.types import CpuInfo
 
 # The instruction sets that change a plan, in the order they are reported, by the names Linux gives them.
@@ -88,7 +89,7 @@ def read_cpu(
             return describe_mac(architecture, read_sysctl(timeout))
         except ProbeFailed:
             return CpuInfo(architecture, None, None, os.cpu_count(), os.cpu_count() or 1, None, ())
-    info = parse_cpuinfo(_read(root / "proc/cpuinfo"))
+    info = parse_cpuinfo(read_text(root / "proc/cpuinfo"))
     allowed = frozenset(_affinity() if affinity is None else affinity)
     quota = cpu_quota(root)
     return CpuInfo(
@@ -138,11 +139,11 @@ def describe_mac(architecture: str, sysctl: Mapping[str, str]) -> CpuInfo:
     """The processor of a Mac from `sysctl`'s values. macOS has neither affinity nor quotas."""
     words = f"{sysctl.get('machdep.cpu.features', '')} {sysctl.get('machdep.cpu.leaf7_features', '')}".split()
     words += [name for name, value in sysctl.items() if name.startswith("hw.optional.") and value == "1"]
-    logical = whole_number(sysctl, "hw.logicalcpu")
+    logical = whole_number(sysctl.get("hw.logicalcpu", ""))
     return CpuInfo(
         architecture=architecture,
         model=sysctl.get("machdep.cpu.brand_string"),
-        physical_cores=whole_number(sysctl, "hw.physicalcpu"),
+        physical_cores=whole_number(sysctl.get("hw.physicalcpu", "")),
         logical_cpus=logical,
         usable_cpus=logical or os.cpu_count() or 1,
         quota=None,
@@ -170,18 +171,11 @@ def _model(fields: Mapping[str, str]) -> str | None:
 def _cores_in_sysfs(root: Path, cpus: Iterable[int]) -> dict[int, str]:
     """Each CPU's core, named by the list of CPUs that share it; this file is there on every architecture."""
     topology = {cpu: root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in cpus}
-    cores = {cpu: _read(path).strip() for cpu, path in topology.items()}
+    cores = {cpu: read_text(path) for cpu, path in topology.items()}
     return {cpu: siblings for cpu, siblings in cores.items() if siblings}
 
 
 def _affinity() -> Collection[int]:
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return range(os.cpu_count() or 1)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -30,9 +30,3 @@ def parse_sysctl(text: str) -> dict[str, str]:
     """The `name: value` lines of `sysctl`."""
     pairs = (line.partition(": ") for line in text.splitlines())
     return {name: value.strip() for name, separator, value in pairs if separator}
-
-
-def whole_number(values: Mapping[str, str], name: str) -> int | None:
-    """The value of `name` where it is a whole number above 0, else None."""
-    text = values.get(name, "")
-    return (int(text) or None) if text.isascii() and text.isdigit() else None

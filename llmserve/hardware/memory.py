@@ -13,7 +13,7 @@ from llmserve.types import MemoryInfo
 def read_memory(root: Path = Path("/"), *, system: str = sys.platform) -> MemoryInfo:
     """Read the machine's memory. Raises `ProbeFailed` where the system does not tell."""
     if system != "linux":
-        import psutil
+        import psutil  # type: ignore[import-untyped]  # shipped without types
 
         memory = psutil.virtual_memory()
         return MemoryInfo(memory.total, memory.available, None)

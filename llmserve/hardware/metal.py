@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 
 from llmserve.hardware.environment import native_environment
 from llmserve.hardware.failure import ProbeFailed
-from llmserve.hardware.macos import read_sysctl, whole_number
+from llmserve.hardware.files import whole_number
+from llmserve.hardware.macos import read_sysctl
 from llmserve.hardware.process import capture
 from llmserve.types import GpuInfo
 
@@ -38,7 +38,7 @@ def parse_displays(text: str, sysctl: Mapping[str, str]) -> tuple[GpuInfo, ...]:
     """
     try:
         displays = json.loads(text)["SPDisplaysDataType"]
-        cards = [card for card in displays if _metal_family(card)]
+        cards = [card for card in displays if _has_metal(card)]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ProbeFailed("system_profiler's answer has an unknown form") from None
     if not cards:
@@ -48,15 +48,15 @@ def parse_displays(text: str, sysctl: Mapping[str, str]) -> tuple[GpuInfo, ...]:
 
 def _describe(card: Mapping[str, object], index: int, sysctl: Mapping[str, str]) -> GpuInfo:
     own_memory = _size(card.get("spdisplays_vram"))
-    wired_limit = whole_number(sysctl, "iogpu.wired_limit_mb")
-    shared = wired_limit * _UNITS["MB"] if wired_limit else whole_number(sysctl, "hw.memsize")
+    wired_limit = whole_number(sysctl.get("iogpu.wired_limit_mb", ""))
+    shared = wired_limit * _UNITS["MB"] if wired_limit else whole_number(sysctl.get("hw.memsize", ""))
     return GpuInfo(
         device="metal",
         index=index,
         name=str(card.get("sppci_model") or card.get("_name") or "Apple GPU"),
         uuid=None,
         compute_capability=None,
-        architecture=_metal_family(card),
+        architecture=_metal(card).removeprefix("spdisplays_") if "metal" in _metal(card) else None,
         total_memory=shared if own_memory is None else own_memory,
         free_memory=None,
         driver_version=None,
@@ -65,11 +65,13 @@ def _describe(card: Mapping[str, object], index: int, sysctl: Mapping[str, str])
     )
 
 
-def _metal_family(card: Mapping[str, object]) -> str | None:
-    """ "metal3" from "spdisplays_metal3"; macOS 12 and older spell the key and the value otherwise."""
-    value = card.get("spdisplays_mtlgpufamilysupport") or card.get("spdisplays_metal") or ""
-    match = re.fullmatch(r"spdisplays_((?:metal|mtlgpufamily|supported)\w*)", str(value))
-    return match[1] if match else None
+def _metal(card: Mapping[str, object]) -> str:
+    """The level of Metal: "spdisplays_metal3", or on macOS 12 and older only "spdisplays_supported"."""
+    return str(card.get("spdisplays_mtlgpufamilysupport") or card.get("spdisplays_metal") or "")
+
+
+def _has_metal(card: Mapping[str, object]) -> bool:
+    return _metal(card) not in {"", "spdisplays_notsupported"}
 
 
 def _size(text: object) -> int | None:

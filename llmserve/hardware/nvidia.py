@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from llmserve.hardware.child import run_child
 from llmserve.hardware.failure import ProbeFailed
-from llmserve.hardware.visible import select_visible
-from llmserve.types import GpuInfo, from_json
+from llmserve.hardware.gpus import parse_gpus, select_visible
+from llmserve.types import GpuInfo
 
 T = TypeVar("T")
 
@@ -37,14 +36,6 @@ def probe_nvidia(*, timeout: float, system: str, environ: Mapping[str, str]) -> 
     if not visible:
         raise ProbeFailed("CUDA_VISIBLE_DEVICES hides every GPU")
     return visible
-
-
-def parse_gpus(found: object) -> tuple[GpuInfo, ...]:
-    """The GPUs in a child's answer. Raises `ProbeFailed` when it is no list of GPUs."""
-    try:
-        return from_json(tuple[GpuInfo, ...], json.dumps(found))
-    except ValueError as error:
-        raise ProbeFailed("the probe's answer is not a list of GPUs") from error
 
 
 def read_nvml() -> tuple[GpuInfo, ...]:

@@ -23,7 +23,7 @@ from llmserve.types import CpuInfo, EngineInfo, GpuInfo, HardwareInfo, MemoryInf
 T = TypeVar("T")
 
 # A probe keeps its own time-out; this long after it, whatever still runs (a file that hangs) is left behind.
-_GRACE_SECONDS = 1.0
+GRACE_SECONDS = 1.0
 
 
 def probe_machine(*, timeout: float = 5.0, engines: tuple[EngineInfo, ...] = ()) -> HardwareInfo:
@@ -32,7 +32,7 @@ def probe_machine(*, timeout: float = 5.0, engines: tuple[EngineInfo, ...] = ())
     Never raises: a probe that fails leaves its facts unknown and its reason in `notes`.
     """
     system, environ = sys.platform, os.environ
-    deadline = time.monotonic() + timeout + _GRACE_SECONDS
+    deadline = time.monotonic() + timeout + GRACE_SECONDS
     gpu_probes = {
         "nvml": in_thread(lambda: probe_nvidia(timeout=timeout, system=system, environ=environ)),
         "rocm": in_thread(lambda: probe_rocm(timeout=timeout, system=system, environ=environ)),
@@ -43,30 +43,21 @@ def probe_machine(*, timeout: float = 5.0, engines: tuple[EngineInfo, ...] = ())
     cpu = read_cpu(system=system, timeout=timeout)
     notes = [ProbeNote("cpu", describe_cpu(cpu))]
 
-    memory = MemoryInfo(None, None, None)
-    try:
-        memory = outcome(memory_probe, deadline)
-        notes.append(ProbeNote("memory", describe_memory(memory)))
-    except ProbeFailed as failure:
-        notes.append(ProbeNote("memory", f"unknown, because {failure}"))
-
-    gpus: list[GpuInfo] = []
-    for name, future in gpu_probes.items():
+    def settle(name: str, future: Future[T], absent: T, describe: Callable[[T], str]) -> T:
         try:
             found = outcome(future, deadline)
-            notes.append(ProbeNote(name, describe_gpus(found)))
-            gpus += found
         except ProbeFailed as failure:
             notes.append(ProbeNote(name, f"none, because {failure}"))
+            return absent
+        notes.append(ProbeNote(name, describe(found)))
+        return found
 
-    try:
-        vulkan = outcome(vulkan_probe, deadline)
-    except ProbeFailed as failure:
-        vulkan = VulkanPresence(None, f"unknown, because {failure}")
-    notes.append(ProbeNote("vulkan", vulkan.finding))
-
-    hardware = HardwareInfo(system, cpu, memory, tuple(gpus), vulkan.present, (), tuple(notes))
-    return with_engines(hardware, engines)
+    memory = settle("memory", memory_probe, MemoryInfo(None, None, None), describe_memory)
+    gpus: tuple[GpuInfo, ...] = ()
+    for name, future in gpu_probes.items():
+        gpus += settle(name, future, (), describe_gpus)
+    vulkan = settle("vulkan", vulkan_probe, VulkanPresence(None, ""), lambda presence: presence.finding)
+    return with_engines(HardwareInfo(system, cpu, memory, gpus, vulkan.present, (), tuple(notes)), engines)
 
 
 def with_engines(hardware: HardwareInfo, engines: tuple[EngineInfo, ...]) -> HardwareInfo:
@@ -97,6 +88,8 @@ def outcome(future: Future[T], deadline: float) -> T:
         return future.result(max(0.0, deadline - time.monotonic()))
     except TimeoutError:
         raise ProbeFailed("the probe did not answer in time") from None
+    except OSError as error:
+        raise ProbeFailed(f"{error.filename or 'a file'} cannot be read: {error.strerror}") from error
 
 
 def describe_cpu(cpu: CpuInfo) -> str:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from llmserve.hardware.child import run_child
 from llmserve.hardware.environment import native_environment
 from llmserve.hardware.failure import ProbeFailed
-from llmserve.hardware.nvidia import parse_gpus
+from llmserve.hardware.files import hexadecimal, read_text, whole_number
+from llmserve.hardware.gpus import parse_gpus, select_visible
 from llmserve.hardware.process import capture
-from llmserve.hardware.visible import select_visible
 from llmserve.types import GpuInfo
 
 _NODES = "sys/class/kfd/kfd/topology/nodes"
 # Targets that LLVM's AMDGPU guide lists as APUs: GPUs that share the RAM.
 _APUS = frozenset(
-    ("gfx902", "gfx909", "gfx90c", "gfx1013", "gfx1033", "gfx1035", "gfx1036")
-    + ("gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153")
+    {
+        *("gfx902", "gfx909", "gfx90c", "gfx1013", "gfx1033", "gfx1035", "gfx1036"),
+        *("gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153"),
+    }
 )
 _SMI_ARGUMENTS = ("--showproductname", "--showuniqueid", "--showmeminfo", "vram", "--showdriverversion", "--json")
 
@@ -36,10 +38,10 @@ def probe_rocm(
         gpus = parse_gpus(run_child(f"{__name__}:read_kfd", timeout=timeout))
     else:
         gpus = read_smi(timeout=timeout, environ=environ)
-    for variable in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-        gpus = select_visible(gpus, environ.get(variable))
+    gpus = select_visible(gpus, environ.get("ROCR_VISIBLE_DEVICES"))
+    gpus = select_visible(gpus, environ.get("HIP_VISIBLE_DEVICES", environ.get("CUDA_VISIBLE_DEVICES")))
     if not gpus:
-        raise ProbeFailed("ROCR_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES hides every GPU")
+        raise ProbeFailed("ROCR_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES hides every GPU")
     return gpus
 
 
@@ -47,7 +49,7 @@ def read_kfd(root: Path = Path("/")) -> tuple[GpuInfo, ...]:
     """The GPUs of the amdgpu compute driver. Raises `ProbeFailed` when there is none, or none for this user."""
     gpus: list[GpuInfo] = []
     for node in sorted((root / _NODES).glob("*"), key=_node_number):
-        properties = parse_properties(_read(node / "properties"))
+        properties = parse_properties(read_text(node / "properties"))
         if properties.get("simd_count", 0) > 0:
             gpus.append(_describe(root, properties, len(gpus)))
     if not gpus:
@@ -74,7 +76,7 @@ def parse_marketing_names(text: str) -> dict[tuple[int, int], str]:
     for line in text.splitlines():
         parts = [part.strip() for part in line.split(",", 2)]
         if len(parts) == 3 and not line.startswith("#"):
-            device, revision = _hexadecimal(parts[0]), _hexadecimal(parts[1])
+            device, revision = hexadecimal(parts[0]), hexadecimal(parts[1])
             if device is not None and revision is not None:
                 names[device, revision] = parts[2]
     return names
@@ -115,8 +117,8 @@ def _describe(root: Path, properties: Mapping[str, int], index: int) -> GpuInfo:
     shared = target in _APUS
     # An APU's VRAM is a small part of the RAM set aside at boot; GTT is the rest that the GPU may map.
     kinds = ("vram", "gtt") if shared else ("vram",)
-    totals = [_number(device / f"mem_info_{kind}_total") for kind in kinds]
-    used = [_number(device / f"mem_info_{kind}_used") for kind in kinds]
+    totals = [whole_number(read_text(device / f"mem_info_{kind}_total")) for kind in kinds]
+    used = [whole_number(read_text(device / f"mem_info_{kind}_used")) for kind in kinds]
     total = _sum(totals)
     in_use = _sum(used)
     unique_id = properties.get("unique_id", 0)
@@ -129,18 +131,18 @@ def _describe(root: Path, properties: Mapping[str, int], index: int) -> GpuInfo:
         architecture=target,
         total_memory=total,
         free_memory=None if total is None or in_use is None else max(0, total - in_use),
-        driver_version=_read(root / "sys/module/amdgpu/version") or None,
-        runtime_version=_read(root / "opt/rocm/.info/version").partition("-")[0] or None,
+        driver_version=read_text(root / "sys/module/amdgpu/version") or None,
+        runtime_version=read_text(root / "opt/rocm/.info/version").partition("-")[0] or None,
         unified_memory=shared,
     )
 
 
 def _name(root: Path, device: Path) -> str | None:
-    if name := _read(device / "product_name"):
+    if name := read_text(device / "product_name"):
         return name
-    numbers = _hexadecimal(_read(device / "device")), _hexadecimal(_read(device / "revision"))
+    numbers = hexadecimal(read_text(device / "device")), hexadecimal(read_text(device / "revision"))
     for folder in ("usr/share/libdrm", "opt/amdgpu/share/libdrm"):
-        names = parse_marketing_names(_read(root / folder / "amdgpu.ids"))
+        names = parse_marketing_names(read_text(root / folder / "amdgpu.ids"))
         if numbers in names:
             return names[numbers]
     return None
@@ -149,7 +151,7 @@ def _name(root: Path, device: Path) -> str | None:
 def _describe_card(facts: Mapping[str, object], index: int, driver: object) -> GpuInfo:
     target = _text(facts, "GFX Version")
     total, used = _bytes(facts, "VRAM Total Memory (B)"), _bytes(facts, "VRAM Total Used Memory (B)")
-    unique_id = _hexadecimal(_text(facts, "Unique ID") or "")
+    unique_id = hexadecimal(_text(facts, "Unique ID") or "")
     # Older releases put the name into "Card series" (and "Card Series").
     names = [_text(facts, key) for key in ("Device Name", "Card Series", "Card series")]
     return GpuInfo(
@@ -173,8 +175,7 @@ def _text(facts: Mapping[str, object], key: str) -> str | None:
 
 
 def _bytes(facts: Mapping[str, object], key: str) -> int | None:
-    text = _text(facts, key) or ""
-    return int(text) if text.isascii() and text.isdigit() else None
+    return whole_number(_text(facts, key) or "")
 
 
 def _sum(parts: list[int | None]) -> int | None:
@@ -184,22 +185,3 @@ def _sum(parts: list[int | None]) -> int | None:
 
 def _node_number(node: Path) -> int:
     return int(node.name) if node.name.isdigit() else -1
-
-
-def _hexadecimal(text: str) -> int | None:
-    try:
-        return int(text, 16)
-    except ValueError:
-        return None
-
-
-def _number(path: Path) -> int | None:
-    text = _read(path)
-    return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

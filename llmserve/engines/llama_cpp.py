@@ -1,0 +1,194 @@
+"""llama.cpp, by the libraries of the package llama-cpp-python: what its build can use here, and how to start it.
+
+The package is found without importing it, and its libraries are loaded in a probe child only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+from llmserve.engines.command import Command
+from llmserve.hardware.child import run_child
+from llmserve.hardware.cpu import read_cpu
+from llmserve.hardware.environment import native_environment
+from llmserve.hardware.failure import ProbeFailed
+from llmserve.types import Device, EngineInfo, EnginePlan, InstalledModel, WaitPolicy, to_json
+
+DISTRIBUTION = "llama-cpp-python"
+
+# How often an idle OpenMP thread looks for work before it sleeps (GOMP_SPINCOUNT); None leaves it to the runtime,
+# whose own choice follows from the wait policy.
+SPIN_COUNTS: Mapping[WaitPolicy, int | None] = MappingProxyType({"passive": None, "active": None})
+
+# ggml's name of a backend -> the device it drives. Others (BLAS, RPC, ...) are none of a plan's devices.
+_DEVICES: Mapping[str, Device] = MappingProxyType(
+    {"CPU": "cpu", "CUDA": "cuda", "ROCm": "rocm", "HIP": "rocm", "Metal": "metal", "MTL": "metal", "Vulkan": "vulkan"}
+)
+# An instruction set compiled into the CPU backend, as ggml's `ggml_cpu_has_*` names it -> as `CpuInfo.features` does.
+# Only those that every kernel in use names: an old one hides newer sets (AMX) that the CPU has all the same.
+_INSTRUCTION_SETS: Mapping[str, str] = MappingProxyType(
+    {"avx": "avx", "avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512": "avx512f", "sve": "sve"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeReport:
+    """What the libraries say: backends compiled in, those that have a device here, and the CPU backend's needs."""
+
+    backends: tuple[str, ...]
+    with_device: tuple[str, ...]
+    instruction_sets: tuple[str, ...]
+
+
+def probe(timeout: float) -> EngineInfo:
+    """Find out what llama.cpp can use here. Never raises; blocks for `timeout` seconds at most."""
+    if _library_folder() is None:
+        return EngineInfo("llama.cpp", None, (), "llama-cpp-python is not installed")
+    try:
+        version: str | None = importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    try:
+        report = parse_report(run_child(f"{__name__}:read_libraries", timeout=timeout))
+    except ProbeFailed as failure:
+        return EngineInfo("llama.cpp", version, (), str(failure))
+    return describe(version, report, read_cpu().features)
+
+
+def describe(version: str | None, report: NativeReport, cpu_features: Collection[str]) -> EngineInfo:
+    """The engine as installed. Not usable where its CPU code needs an instruction set that this CPU lacks.
+
+    Empty `cpu_features` are unknown ones, and nothing follows from them.
+    """
+    title = f"{DISTRIBUTION} {version}" if version else DISTRIBUTION
+    missing = [name for name in report.instruction_sets if name not in cpu_features]
+    if cpu_features and missing:
+        reason = f"{title} is built for {', '.join(missing)}, which this CPU does not have"
+        return EngineInfo("llama.cpp", version, (), reason)
+    usable = dict.fromkeys(_DEVICES[name] for name in report.with_device if name in _DEVICES)
+    # The CPU last: a build's other devices are what it was built for.
+    devices = tuple(sorted(usable, key=lambda device: device == "cpu"))
+    idle = [name for name in report.backends if name not in report.with_device]
+    detail = f"{title}, built for {' and '.join(report.backends) or 'nothing'}"
+    return EngineInfo("llama.cpp", version, devices, detail + "".join(f"; {name} finds no device" for name in idle))
+
+
+def parse_report(found: object) -> NativeReport:
+    """The report in a child's answer. Raises `ProbeFailed` when it is none."""
+    match found:
+        case {"backends": [*backends], "with_device": [*with_device], "instruction_sets": [*needs]}:
+            if all(isinstance(name, str) for name in (*backends, *with_device, *needs)):
+                return NativeReport(tuple(backends), tuple(with_device), tuple(needs))
+    raise ProbeFailed("the probe's answer has an unknown form")
+
+
+def read_libraries() -> NativeReport:
+    """Ask the libraries. Loads native code: run it in a child. Raises `ProbeFailed` when they cannot be used."""
+    folder = _library_folder()
+    if folder is None:
+        raise ProbeFailed(f"{DISTRIBUTION} is not installed")
+    try:
+        library = ctypes.CDLL(str(_library(folder, "llama")))
+        return _ask(library, folder)
+    except (OSError, AttributeError) as error:
+        # A library that is missing or needs another one; or a function of ours that this version does not have.
+        raise ProbeFailed(f"the libraries of {DISTRIBUTION} cannot be used: {error}") from error
+
+
+def command(
+    plan: EnginePlan, model: InstalledModel, socket: Path, *, environ: Mapping[str, str] | None = None
+) -> Command:
+    """The worker that serves `model` on the Unix socket `socket` as `plan` says.
+
+    Its environment is cut from `environ` (default: this process's) by an allow-list: no key, token or proxy.
+    """
+    argv = (
+        *(sys.executable, "-P", "-m", "llmserve.llama"),
+        *("--socket", str(socket), "--name", model.name, "--model", model.path, "--plan", to_json(plan)),
+    )
+    return Command(argv, _environment(plan, os.environ if environ is None else environ))
+
+
+def _environment(plan: EnginePlan, environ: Mapping[str, str]) -> dict[str, str]:
+    environment = native_environment(environ) | {
+        "HF_HUB_OFFLINE": "1",
+        # NVML, whose numbers the plan uses, counts GPUs in this order; CUDA by itself counts the fastest first.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "OMP_NUM_THREADS": str(plan.threads),
+        "OMP_WAIT_POLICY": plan.wait_policy.upper(),
+    }
+    spin_count = SPIN_COUNTS[plan.wait_policy]
+    if spin_count is not None:
+        environment["GOMP_SPINCOUNT"] = str(spin_count)
+    if plan.devices == ("cpu",):
+        # A build with GPU support would set up every GPU it sees, and take memory there, to use none.
+        environment |= {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1"}
+    return environment
+
+
+def _library_folder() -> Path | None:
+    """Where the package keeps its libraries; None when it is not installed."""
+    spec = importlib.util.find_spec("llama_cpp")
+    locations = spec.submodule_search_locations if spec else None
+    return Path(locations[0]) / "lib" if locations else None
+
+
+def _library(folder: Path, name: str) -> Path:
+    """The file of a library. Raises `OSError` when it is not there."""
+    for suffix in (".so", ".dylib"):
+        path = folder / f"lib{name}{suffix}"
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"lib{name} is missing")
+
+
+def _ask(library: ctypes.CDLL, folder: Path) -> NativeReport:
+    """Read ggml's lists. A symbol of ggml is found through libllama, which depends on its libraries.
+
+    Raises `AttributeError` for a function that the libraries do not have, `OSError` for one that is missing.
+    """
+    handle, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    registry_count = _function(library, "ggml_backend_reg_count", size)
+    registry_get = _function(library, "ggml_backend_reg_get", handle, size)
+    registry_name = _function(library, "ggml_backend_reg_name", text, handle)
+    device_count = _function(library, "ggml_backend_dev_count", size)
+    device_get = _function(library, "ggml_backend_dev_get", handle, size)
+    device_registry = _function(library, "ggml_backend_dev_backend_reg", handle, handle)
+    offloads = _function(library, "llama_supports_gpu_offload", ctypes.c_bool)()
+
+    if registry_count() == 0:
+        # A build whose backends are files of their own.
+        _function(library, "ggml_backend_load_all_from_path", None, text)(os.fsencode(folder))
+    backends = [registry_name(registry_get(index)).decode() for index in range(registry_count())]
+    devices = [registry_name(device_registry(device_get(index))).decode() for index in range(device_count())]
+    usable = [name for name in devices if offloads or name == "CPU"]
+    return NativeReport(tuple(backends), tuple(dict.fromkeys(usable)), _instruction_sets(folder))
+
+
+def _instruction_sets(folder: Path) -> tuple[str, ...]:
+    """What the CPU backend was compiled for; nothing where its file is one of several variants, chosen by ggml."""
+    try:
+        library = ctypes.CDLL(str(_library(folder, "ggml-cpu")))
+    except FileNotFoundError:
+        return ()
+    built = (
+        feature
+        for name, feature in _INSTRUCTION_SETS.items()
+        if hasattr(library, f"ggml_cpu_has_{name}") and _function(library, f"ggml_cpu_has_{name}", ctypes.c_int)()
+    )
+    return tuple(built)
+
+
+def _function(library: ctypes.CDLL, name: str, result: type[Any] | None, *arguments: type[Any]) -> Callable[..., Any]:
+    function = getattr(library, name)
+    function.restype, function.argtypes = result, arguments
+    return cast("Callable[..., Any]", function)
