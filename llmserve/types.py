@@ -191,6 +191,7 @@ class EnginePlan:
     `context` is the length in tokens one sequence may reach; `kv_cells` the size of the pool that all `parallel`
     sequences share. `batch` and `micro_batch` are tokens per step and per graph. `devices` lists what computes
     ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is available (advice, not a gate).
+    `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`, in their order.
     """
 
     engine: Engine
@@ -210,6 +211,7 @@ class EnginePlan:
     fits: bool
     reason: str
     refused: tuple[Refusal, ...]
+    gpu_split: tuple[int, ...] = ()
 
 
 # --- what is in the store ------------------------------------------------------------------------------------------

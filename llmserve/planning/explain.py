@@ -1,0 +1,138 @@
+"""Why a llama.cpp plan is as it is: one sentence for what was chosen, one for each device that was not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmserve.planning import rules
+from llmserve.planning.accelerators import Accelerator
+from llmserve.planning.formatting import counted, human_bytes, human_tokens, listed
+from llmserve.planning.offload import Placement, missing_bytes
+from llmserve.settings import Settings
+from llmserve.types import DeviceMemory, HardwareInfo, ModelInfo, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`reason`: the plan in one sentence; `refused`: every device that was not taken, in the machine's order."""
+
+    reason: str
+    refused: tuple[Refusal, ...]
+
+
+def explain(
+    hardware: HardwareInfo,
+    model: ModelInfo,
+    settings: Settings,
+    accelerators: Sequence[Accelerator],
+    unused: Sequence[Refusal],
+    chosen: Placement,
+) -> Explanation:
+    """Put `chosen` into words; `accelerators` could have been used, `unused` could not, and say why themselves."""
+    refused = (*unused, *_idle(accelerators, chosen, settings))
+    if not hardware.gpus:
+        refused = (Refusal("gpu", "no GPU was found"),)
+    clauses = [_memory_clause(model, chosen), *_deviations(hardware, model, settings, chosen)]
+    if not chosen.accelerators:
+        clauses.insert(0, _why_no_gpu(settings, refused))
+    reason = f"llama.cpp on {_where(hardware, settings, chosen)}: {'; '.join(clauses)}"
+    if chosen.is_whole:
+        names = listed([accelerator.device for accelerator in chosen.accelerators])
+        refused = (*refused, Refusal("cpu", f"not used for layers, because all of them are on {names}"))
+    return Explanation(reason, refused)
+
+
+def _idle(accelerators: Sequence[Accelerator], chosen: Placement, settings: Settings) -> list[Refusal]:
+    """Refusals of the GPUs that could be used and hold no layer."""
+    used = [accelerator.device for accelerator in chosen.accelerators]
+    refused = []
+    for accelerator in accelerators:
+        if accelerator.device in used:
+            continue
+        if settings.gpu_layers is not None:
+            reason = f"`gpu_layers` is {settings.gpu_layers}"
+        elif used and not chosen.is_partial:
+            reason = f"the model fits on {listed(used)}"
+        else:
+            reason = f"its {human_bytes(accelerator.free or 0)} of free memory do not hold a layer and its work space"
+        refused.append(Refusal(accelerator.device, f"{accelerator.name} is not used, because {reason}"))
+    return refused
+
+
+def _why_no_gpu(settings: Settings, refused: Sequence[Refusal]) -> str:
+    if settings.gpu_layers:
+        return f"{refused[0].reason}, so `gpu_layers` = {settings.gpu_layers} has no effect"
+    others = f" (nor are {len(refused) - 1} more GPUs)" if len(refused) > 1 else ""
+    return f"{refused[0].reason}{others}"
+
+
+def _where(hardware: HardwareInfo, settings: Settings, chosen: Placement) -> str:
+    threads = counted(rules.threads(hardware.cpu, settings), "CPU thread")
+    parts = [f"{accelerator.device} ({accelerator.name})" for accelerator in chosen.accelerators]
+    if not chosen.is_whole:
+        parts.append(f"{threads} ({rules.instruction_set(hardware.cpu)})")
+    return listed(parts)
+
+
+def _memory_clause(model: ModelInfo, chosen: Placement) -> str:
+    """What lies where, and whether it fits."""
+    ram, *gpus = chosen.memory
+    pool = f"a {human_tokens(chosen.demand.cells)}-token pool"
+    lacking = missing_bytes(chosen, margin=False)
+    if not gpus:
+        contents = f"{human_bytes(ram.weights)} of weights and {pool} ({human_bytes(ram.kv_cache)})"
+        return f"{contents} {_fit([ram], lacking, 'RAM')}"
+    layers = chosen.total_layers
+    weights = human_bytes(sum(entry.weights for entry in gpus))
+    cache = human_bytes(sum(entry.kv_cache for entry in gpus))
+    kind = "RAM shared with the GPU" if chosen.accelerators[0].unified else "GPU memory"
+    if not chosen.is_partial:
+        clause = f"all {layers} layers ({weights}) and {pool} ({cache}) {_fit(gpus, lacking, kind)}"
+        # The host's part is small here, so it is mentioned only where it is the trouble.
+        return f"{clause}, but {_shortage(ram, lacking)}" if "ram" in lacking else clause
+    on_gpu = f"{chosen.gpu_layers} of {layers} layers ({weights}) and their part of {pool} ({cache})"
+    on_cpu = f"the other {layers - chosen.gpu_layers} ({human_bytes(ram.weights)}, embeddings included)"
+    return f"{on_gpu} {_fit(gpus, lacking, kind)}, and {on_cpu} {_fit([ram], lacking, 'RAM')}"
+
+
+def _fit(entries: Sequence[DeviceMemory], lacking: dict[str, int], kind: str) -> str:
+    """ "fit in 22.1 GiB of free RAM", or by how much they do not."""
+    needed = sum(entry.total for entry in entries)
+    known = [entry.available for entry in entries if entry.available is not None]
+    if len(known) < len(entries):
+        return f"need {human_bytes(needed)} of {kind}, of which it is not known how much is free"
+    missing = sum(lacking.get(entry.device, 0) for entry in entries)
+    if missing:
+        return (
+            f"need {human_bytes(needed)} of {kind}, {human_bytes(missing)} more than the {human_bytes(sum(known))} free"
+        )
+    return f"fit in {human_bytes(sum(known))} of free {kind}"
+
+
+def _shortage(ram: DeviceMemory, lacking: dict[str, int]) -> str:
+    return f"{human_bytes(lacking['ram'])} of RAM are missing beside the {human_bytes(ram.available or 0)} free"
+
+
+def _deviations(hardware: HardwareInfo, model: ModelInfo, settings: Settings, chosen: Placement) -> list[str]:
+    """A clause for each number that is not what was asked for or aimed at."""
+    clauses = []
+    demand = chosen.demand
+    wanted = rules.context_limit(model, settings)
+    if settings.context and settings.context > model.context_length:
+        limit, asked = human_tokens(model.context_length), human_tokens(settings.context)
+        clauses.append(f"the context is the {limit} tokens the model was made for, not the {asked} asked for")
+    if demand.context < wanted:
+        cause = "leave more layers to the GPU" if chosen.is_partial else "save memory"
+        shorter, longer = human_tokens(demand.context), human_tokens(wanted)
+        clauses.append(f"the context is {shorter} instead of {longer} tokens to {cause}")
+    if settings.kv_type and demand.kv_type != settings.kv_type:
+        clauses.append(
+            f"the KV cache is f16, because this model's heads do not divide into blocks of {settings.kv_type}"
+        )
+    if settings.kv_type is None and demand.kv_type != "f16":
+        clauses.append(f"the KV cache is {demand.kv_type}, because f16 does not fit")
+    if settings.threads and settings.threads > hardware.cpu.usable_cpus:
+        usable = counted(hardware.cpu.usable_cpus, "CPU")
+        clauses.append(f"{settings.threads} threads, as asked, are more than the {usable} this process may use")
+    return clauses

@@ -1,0 +1,195 @@
+"""How to run a GGUF model with llama.cpp: devices, layers, context and pool, from the memory that is free.
+
+Preferences, in this order: every layer on GPUs (as few GPUs as hold a long context), some layers on GPUs, the CPU
+alone. Within each, the pool shrinks before the context, and the context before layers leave the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from llmserve.planning import rules
+from llmserve.planning.accelerators import Accelerator, choose_accelerators
+from llmserve.planning.explain import explain
+from llmserve.planning.memory import CELL_ALIGNMENT, Demand, kv_type_fits, padded
+from llmserve.planning.offload import (
+    Placement,
+    missing_bytes,
+    place,
+    place_most,
+    place_regardless,
+    placement,
+    total_layers,
+)
+from llmserve.settings import Settings
+from llmserve.types import Device, EnginePlan, HardwareInfo, KvType, ModelInfo, Refusal
+
+# The pool, in contexts: how much longer than one full-length sequence all sequences together may be.
+_CPU_POOL = 2
+_GPU_POOL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One planning problem: a model on the GPUs and the RAM that may be used."""
+
+    hardware: HardwareInfo
+    model: ModelInfo
+    settings: Settings
+    accelerators: tuple[Accelerator, ...]
+
+    @property
+    def ram(self) -> int | None:
+        return self.hardware.memory.available
+
+    @property
+    def kv_type(self) -> KvType:
+        """The KV type to start from: the one asked for where the model's heads allow it, else f16."""
+        asked = self.settings.kv_type or "f16"
+        return asked if kv_type_fits(self.model, asked) else "f16"
+
+    @property
+    def may_quantize_kv(self) -> bool:
+        return self.settings.kv_type is None and kv_type_fits(self.model, "q8_0")
+
+    def demand(self, context: int, *, on_gpu: bool, kv_type: KvType | None = None) -> Demand:
+        """The least a run with this context asks for: a pool of one full-length sequence."""
+        free = sum(accelerator.budget for accelerator in self.accelerators) if on_gpu else self.ram
+        parallel = rules.sequences(self.hardware, self.model, self.settings, free, on_gpu=on_gpu)
+        cells = padded(context)
+        batch, micro_batch, outputs = rules.GPU_BATCH if on_gpu else rules.CPU_BATCH, rules.MICRO_BATCH, parallel
+        if self.model.kind == "embed":
+            # A sequence that is pooled must be one graph, and it leaves as soon as it is done.
+            batch, micro_batch, outputs = cells, cells, 0
+        batch = min(batch, cells)
+        return Demand(context, cells, parallel, kv_type or self.kv_type, batch, min(micro_batch, batch), outputs)
+
+
+def plan_llama_cpp(
+    hardware: HardwareInfo,
+    model: ModelInfo,
+    settings: Settings,
+    built_for: tuple[Device, ...],
+    refused: tuple[Refusal, ...],
+) -> EnginePlan:
+    """The plan for an installed llama.cpp that can use `built_for`; `refused` are the engines already ruled out."""
+    accelerators, unused = choose_accelerators(hardware, built_for, memory_must_be_known=settings.gpu_layers is None)
+    task = _Task(hardware, model, settings, accelerators)
+    chosen = _choose(task)
+    explanation = explain(hardware, model, settings, accelerators, unused, chosen)
+    on_cpu = () if chosen.is_whole else ("cpu",)
+    demand = chosen.demand
+    return EnginePlan(
+        engine="llama.cpp",
+        devices=(*(accelerator.device for accelerator in chosen.accelerators), *on_cpu),
+        gpu_layers=chosen.gpu_layers,
+        total_layers=chosen.total_layers,
+        context=demand.context,
+        parallel=demand.parallel,
+        kv_cells=demand.cells,
+        kv_type=demand.kv_type,
+        threads=rules.threads(hardware.cpu, settings),
+        wait_policy=rules.wait_policy(),
+        batch=demand.batch,
+        micro_batch=demand.micro_batch,
+        flash_attention=True,
+        memory=chosen.memory,
+        fits=not missing_bytes(chosen, margin=False),
+        reason=explanation.reason,
+        refused=(*refused, *explanation.refused),
+        gpu_split=chosen.split,
+    )
+
+
+def _choose(task: _Task) -> Placement:
+    asked = task.settings.gpu_layers
+    if not task.accelerators or asked == 0:
+        return _on_cpu(task)
+    if asked is not None:
+        return _as_asked(task, min(asked, total_layers(task.model)))
+    return _whole_on_gpu(task) or _partly_on_gpu(task) or _on_cpu(task)
+
+
+def _whole_on_gpu(task: _Task) -> Placement | None:
+    return _longest_context(task, total_layers(task.model), rules.SMALLEST_CONTEXT_ON_GPU)
+
+
+def _as_asked(task: _Task, layers: int) -> Placement:
+    fitting = _longest_context(task, layers, rules.SMALLEST_CONTEXT)
+    if fitting is not None:
+        return fitting
+    shortest = rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)[-1]
+    whole = layers == total_layers(task.model)
+    demand = task.demand(shortest, on_gpu=whole)
+    return place_regardless(task.model, demand, task.accelerators, layers, task.ram)
+
+
+def _longest_context(task: _Task, layers: int, smallest: int) -> Placement | None:
+    """`layers` layers on the fewest GPUs that hold the longest context, with as large a pool as then fits."""
+    by_room = sorted(task.accelerators, key=lambda accelerator: accelerator.budget, reverse=True)
+    for context in rules.contexts(task.model, task.settings, smallest):
+        demand = task.demand(context, on_gpu=layers == total_layers(task.model))
+        for count in range(1, len(by_room) + 1):
+            # llama.cpp numbers devices in the machine's order, so the subset keeps it.
+            subset = [accelerator for accelerator in task.accelerators if accelerator in by_room[:count]]
+
+            def attempt(demand: Demand, subset: list[Accelerator] = subset) -> Placement | None:
+                placed = place(task.model, demand, subset, layers, task.ram)
+                return placed if placed and not missing_bytes(placed, margin=True) else None
+
+            if (placed := _with_largest_pool(task, demand, _GPU_POOL, attempt)) is not None:
+                return placed
+    return None
+
+
+def _partly_on_gpu(task: _Task) -> Placement | None:
+    """As many layers as the GPUs hold beside a short context; what RAM lacks comes off the context, not the layers."""
+    shortest = rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT_ON_GPU)[-1]
+    demand = task.demand(shortest, on_gpu=False)
+    most = place_most(task.model, demand, task.accelerators, task.ram)
+    if not most.gpu_layers:
+        return None
+    smaller = task.demand(rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)[-1], on_gpu=False)
+    demands = [demand, smaller]
+    if task.may_quantize_kv:
+        demands.append(replace(smaller, kv_type="q8_0"))
+    for candidate in demands:
+        placed = placement(task.model, candidate, most.accelerators, most.split, task.ram)
+        if not missing_bytes(placed, margin=True):
+            return placed
+    return most
+
+
+def _on_cpu(task: _Task) -> Placement:
+    def attempt(demand: Demand) -> Placement | None:
+        placed = placement(task.model, demand, (), (), task.ram)
+        return None if missing_bytes(placed, margin=True) else placed
+
+    candidates = rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)
+    demands = [task.demand(context, on_gpu=False) for context in candidates]
+    if task.may_quantize_kv:
+        demands.append(replace(demands[-1], kv_type="q8_0"))
+    for demand in demands:
+        if (placed := _with_largest_pool(task, demand, _CPU_POOL, attempt)) is not None:
+            return placed
+    return placement(task.model, task.demand(candidates[-1], on_gpu=False), (), (), task.ram)
+
+
+def _with_largest_pool(
+    task: _Task, demand: Demand, contexts: int, attempt: Callable[[Demand], Placement | None]
+) -> Placement | None:
+    """`attempt` with the largest pool that succeeds, from one context up to `contexts` of them; None if none does."""
+    best = attempt(demand)
+    if best is None or task.model.kind == "embed":
+        return best
+    low = demand.cells // CELL_ALIGNMENT
+    most = padded(min(contexts, demand.parallel) * demand.context) // CELL_ALIGNMENT
+    while low < most:
+        middle = (low + most + 1) // 2
+        placed = attempt(replace(demand, cells=middle * CELL_ALIGNMENT))
+        if placed is None:
+            most = middle - 1
+        else:
+            low, best = middle, placed
+    return best

@@ -1,0 +1,92 @@
+"""The rules of thumb a plan starts from: context, sequences, threads, batch sizes. Settings override each of them."""
+
+from __future__ import annotations
+
+from llmserve.planning.memory import GIB
+from llmserve.settings import Settings
+from llmserve.types import CpuInfo, HardwareInfo, ModelInfo, WaitPolicy
+
+TARGET_CONTEXT = 16384
+EMBEDDING_CONTEXT = 8192
+SMALLEST_CONTEXT = 2048
+# Below this, layers go to the CPU rather than tokens from the context.
+SMALLEST_CONTEXT_ON_GPU = 4096
+
+CPU_SEQUENCES = 16
+GPU_SEQUENCES = 32
+TINY_MACHINE_SEQUENCES = 4
+
+CPU_BATCH = 512
+GPU_BATCH = 2048
+MICRO_BATCH = 512
+
+
+def context_limit(model: ModelInfo, settings: Settings) -> int:
+    """The context to aim for: what was asked, or the default target, but never more than the model was made for."""
+    target = EMBEDDING_CONTEXT if model.kind == "embed" else TARGET_CONTEXT
+    return min(model.context_length, settings.context or target)
+
+
+def contexts(model: ModelInfo, settings: Settings, smallest: int) -> tuple[int, ...]:
+    """The contexts to try, longest first: by halves down to `smallest`; only the one asked for, if one was."""
+    length = context_limit(model, settings)
+    candidates = [length]
+    while settings.context is None and length > smallest:
+        length = max(length // 2, smallest)
+        candidates.append(length)
+    return tuple(candidates)
+
+
+def sequences(hardware: HardwareInfo, model: ModelInfo, settings: Settings, free: int | None, *, on_gpu: bool) -> int:
+    """How many sequences may run at once.
+
+    They share one pool of cells, so one more costs little beyond its logits, unless the model has recurrent layers:
+    their states, one per sequence, may take a quarter of the `free` bytes.
+    """
+    if settings.parallel is not None:
+        return settings.parallel
+    parallel = GPU_SEQUENCES if on_gpu else CPU_SEQUENCES
+    available = hardware.memory.available
+    if not on_gpu and (hardware.cpu.usable_cpus < 2 or (available is not None and available < 2 * GIB)):
+        parallel = TINY_MACHINE_SEQUENCES
+    state = sum(layer.state_bytes for layer in model.layers)
+    while free is not None and parallel > 1 and state * parallel > free // 4:
+        parallel //= 2
+    return parallel
+
+
+def threads(cpu: CpuInfo, settings: Settings) -> int:
+    """One thread per physical core that affinity and quota leave.
+
+    Two hyper-threads share the units that matrix products keep busy, and threads beyond a quota are stopped in the
+    middle of a step while the others wait for them.
+    """
+    if settings.threads is not None:
+        return settings.threads
+    return max(1, min(cpu.usable_cpus, cpu.physical_cores or cpu.usable_cpus))
+
+
+def wait_policy() -> WaitPolicy:
+    """How idle threads wait for the next piece of work: always asleep.
+
+    Spinning gains a little on a machine that does nothing else, and costs several times the speed as soon as another
+    busy process, such as a second model, wants the same cores.
+    """
+    return "passive"
+
+
+def instruction_set(cpu: CpuInfo) -> str:
+    """The widest matrix or vector instructions of this processor, as its maker writes them."""
+    names = {
+        "amx_int8": "AMX",
+        "amx_bf16": "AMX",
+        "avx512_bf16": "AVX-512 BF16",
+        "avx512_vnni": "AVX-512 VNNI",
+        "avx512f": "AVX-512",
+        "avx_vnni": "AVX-VNNI",
+        "avx2": "AVX2",
+        "avx": "AVX",
+        "sve": "SVE",
+        "neon": "NEON",
+    }
+    return next((name for feature, name in names.items() if feature in cpu.features), cpu.architecture)
