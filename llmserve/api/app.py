@@ -1,0 +1,44 @@
+"""The ASGI application: `Envelope` around `Guards` around the router."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llmserve.api.envelope import Envelope
+from llmserve.api.gateway import Gateway
+from llmserve.api.guards import Guards
+from llmserve.api.routes import Routes
+from llmserve.errors import NotFound
+from llmserve.settings import Settings
+
+if TYPE_CHECKING:
+    from llmserve.fleet.fleet import Fleet
+    from llmserve.store.store import Store
+
+
+def create_app(fleet: Fleet, store: Store, settings: Settings) -> ASGIApp:
+    """The whole HTTP side of a gateway. Its lifespan closes `fleet`. Raises `SettingsError`."""
+    return build_app(Gateway(fleet, store, settings))
+
+
+def build_app(gateway: Gateway) -> ASGIApp:
+    """As `create_app`, for a gateway that the caller keeps in hand."""
+    routes = Routes(gateway).table()
+
+    @asynccontextmanager
+    async def lifespan(app: object) -> AsyncIterator[None]:
+        yield
+        await gateway.close()
+
+    # `Router` itself and not the `Starlette` class: errors pass through to the envelope, which alone answers them.
+    router = Router(routes, redirect_slashes=False, default=_no_route, lifespan=lifespan)
+    return Envelope(Guards(router, gateway.settings, gateway.limits), gateway.metrics, routes)
+
+
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotFound("there is no such route")

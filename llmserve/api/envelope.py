@@ -1,0 +1,110 @@
+"""The outermost layer: every request gets an id, an answer and a place in the metrics, whatever happens inside.
+
+Layers further in raise errors of the tree; only this one turns them into responses. A fault of the program is a 500
+that says nothing but the request's id, under which the log has the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmserve.api.metrics import Metrics
+from llmserve.api.replies import HeaderList, error_headers, internal_error, json_headers, request_id
+from llmserve.errors import LlmserveError, MethodNotAllowed, NotFound
+from llmserve.openai.json import dump_json
+
+_log = logging.getLogger(__name__)
+
+# `scope["state"]` keys of this layer: the request's id (str), and headers (`HeaderList`) for whatever is answered.
+REQUEST_ID = "request_id"
+REPLY_HEADERS = "reply_headers"
+
+
+class Envelope:
+    """ASGI middleware around `app`, whose `routes` give each endpoint the pattern it is counted under."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._patterns: dict[object, str] = {route.endpoint: route.path for route in routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._answer(scope, _Exchange(scope, receive, send))
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
+        started_at = time.perf_counter()
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            pass  # Nobody is left to answer.
+        except Exception as error:
+            await exchange.fail(as_answer(error, exchange.request_id))
+        finally:
+            # The router leaves the endpoint in the scope; a request refused before routing has none.
+            route = self._patterns.get(scope.get("endpoint"), "none")
+            self._metrics.request_done(route, scope["method"], exchange.status, time.perf_counter() - started_at)
+
+
+def as_answer(error: Exception, request_id: str) -> LlmserveError:
+    """`error` as a client may see it: what is not of the tree, or a 500, is logged and becomes an internal error."""
+    if isinstance(error, LlmserveError) and error.status != 500:
+        return error
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return MethodNotAllowed("this method is not allowed here")
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return NotFound("there is no such route")
+    _log.error("request %s failed", request_id, exc_info=error)
+    return internal_error(request_id)
+
+
+class _Exchange:
+    """One request's `receive` and `send`, and what is known about its answer so far."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.request_id = request_id(scope["headers"])
+        self.status: int | None = None
+        self._headers: HeaderList = [
+            (b"x-request-id", self.request_id.encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        self._body_pending = any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
+        self._receive = receive
+        self._send = send
+        state = scope.setdefault("state", {})
+        state[REQUEST_ID] = self.request_id
+        state[REPLY_HEADERS] = self._headers
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self._body_pending = False
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self._headers]
+        await self._send(message)
+
+    async def fail(self, error: LlmserveError) -> None:
+        """Answer `error`. An answer that has begun is left unfinished, which makes the server cut the connection."""
+        if self.status is not None:
+            return
+        body = dump_json(error.body())
+        headers = [*json_headers(body), *error_headers(error)]
+        if self._body_pending:
+            headers.append((b"connection", b"close"))
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})

@@ -1,0 +1,252 @@
+"""The checks before routing: Host, Origin, key, content type, body size. Pure ASGI, raw headers, `scope["path"]` only.
+
+Loopback is no border: a page in the user's browser reaches it. So a name that is not ours is refused (DNS rebinding),
+a foreign page is refused even where it could not read the answer, and a body must be declared as JSON (a form or an
+image tag cannot do that). Checks raise errors of the tree; `Envelope` answers them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+import time
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmserve.api.envelope import REPLY_HEADERS
+from llmserve.api.limits import Limits
+from llmserve.api.replies import HeaderList
+from llmserve.errors import (
+    AuthenticationFailed,
+    BodyTooLarge,
+    Forbidden,
+    InvalidRequest,
+    SettingsError,
+    TooManyRequests,
+    UnsupportedMediaType,
+)
+from llmserve.settings import Settings
+
+# Answered without a key: they say that a server is here and nothing about its models.
+PUBLIC_PATHS = frozenset({"/health"})
+
+RawHeaders = dict[bytes, list[bytes]]
+
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+_HEADER_NAMES = re.compile(rb"[A-Za-z0-9_, -]{1,1024}")
+
+
+class Guards:
+    """ASGI middleware: calls `app` only for a request that passes every check."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+        own_name = (settings.host,) if settings.host else ()
+        self._hosts = HostPolicy((*own_name, *(settings.allowed_hosts or ())))
+        self._origins = OriginPolicy(settings.allowed_origins or ())
+        self._keys = KeyPolicy(settings.api_key) if settings.api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: RawHeaders = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name, []).append(value)
+        host = self._hosts.check(headers)
+        scope["state"][REPLY_HEADERS].extend(self._origins.check(scope["method"], headers, host))
+        if self._origins.is_preflight(scope["method"], headers):
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if self._keys is not None and scope["path"] not in PUBLIC_PATHS:
+            self._keys.check(headers)
+        if scope["method"] == "POST":
+            check_content_type(headers)
+        check_declared_length(headers, self._limits.body_bytes)
+        await self._app(scope, _counted(receive, self._limits.body_bytes), send)
+
+
+class HostPolicy:
+    """Which names this server answers to: IP literals (no name to rebind), localhost, and `names`."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = {"localhost", *(name.lower().rstrip(".") for name in names)}
+
+    def check(self, headers: RawHeaders) -> str:
+        """The Host as sent, in lower case. Raises `InvalidRequest` for a malformed one and `Forbidden` for others."""
+        values = headers.get(b"host", [])
+        text = values[0].decode("latin-1") if len(values) == 1 else ""
+        match = _HOST.fullmatch(text)
+        if match is None:
+            raise InvalidRequest("the Host header must appear exactly once and name a host", code="invalid_host")
+        name = match["name"].lower()
+        if name not in self._names and not _is_ip_literal(name):
+            raise Forbidden(
+                "this server does not answer to that Host",
+                code="host_not_allowed",
+                hint="add the name to `allowed_hosts`",
+            )
+        return text.lower()
+
+
+class OriginPolicy:
+    """Which web pages may call: those of this server itself and those of `origins`, compared exactly."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        self._origins = frozenset(origins)
+        for origin in self._origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    f"`allowed_origins`: `{origin}` is not an origin",
+                    param="allowed_origins",
+                    hint="write scheme, host and port as a browser does: http://localhost:3000",
+                )
+
+    def check(self, method: str, headers: RawHeaders, host: str) -> HeaderList:
+        """The CORS headers of the answer. Raises `Forbidden` for a page that may not call."""
+        values = headers.get(b"origin", [])
+        vary: HeaderList = [(b"vary", b"Origin")] if self._origins else []
+        if not values:
+            # A page's own request that hides its Origin; a client that is not a browser sends neither header.
+            sites = headers.get(b"sec-fetch-site", [])
+            if method not in {"GET", "HEAD"} and not set(sites) <= {b"same-origin", b"none"}:
+                raise self._refusal()
+            return vary
+        origin = values[0].decode("latin-1")
+        if len(values) != 1:
+            raise self._refusal()
+        if origin in self._origins:
+            return [*vary, *self._cors(values[0], method, headers)]
+        if origin != f"http://{host}":
+            raise self._refusal()
+        return vary
+
+    def is_preflight(self, method: str, headers: RawHeaders) -> bool:
+        """Whether a request that passed `check` is a browser's question before the real one."""
+        return method == "OPTIONS" and b"origin" in headers and b"access-control-request-method" in headers
+
+    @staticmethod
+    def _cors(origin: bytes, method: str, headers: RawHeaders) -> HeaderList:
+        cors = [(b"access-control-allow-origin", origin)]
+        if method != "OPTIONS":
+            exposed = b"X-Request-Id, X-LLMServe-Ignored-Fields, Retry-After"
+            return [*cors, (b"access-control-expose-headers", exposed)]
+        asked = b", ".join(headers.get(b"access-control-request-headers", []))
+        allowed = asked if _HEADER_NAMES.fullmatch(asked) else b"authorization, content-type"
+        cors += [
+            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-headers", allowed),
+            (b"access-control-max-age", b"600"),
+        ]
+        if headers.get(b"access-control-request-private-network") == [b"true"]:
+            cors.append((b"access-control-allow-private-network", b"true"))
+        return cors
+
+    @staticmethod
+    def _refusal() -> Forbidden:
+        return Forbidden(
+            "web pages of this Origin may not call this server",
+            code="origin_not_allowed",
+            hint="add the Origin to `allowed_origins`",
+        )
+
+
+class KeyPolicy:
+    """One key, accepted as `Authorization: Bearer`, `x-api-key` or `api-key`; never from the URL.
+
+    Only digests are kept and compared, in constant time. Wrong keys beyond a small allowance get 429 instead of 401;
+    the right one is served throughout.
+    """
+
+    def __init__(self, key: str, *, burst: int = 100, per_second: float = 10.0) -> None:
+        self._digest = _digest(key.encode())
+        self._burst = burst
+        self._per_second = per_second
+        self._allowance = float(burst)
+        self._counted_at = time.monotonic()
+
+    def check(self, headers: RawHeaders) -> None:
+        """Raises `AuthenticationFailed`, `TooManyRequests`, or `InvalidRequest` for keys that contradict."""
+        given = {_digest(key) for key in self._given(headers)}
+        if len(given) > 1:
+            raise InvalidRequest("the request carries different API keys", code="conflicting_api_keys")
+        if given and hmac.compare_digest(given.pop(), self._digest):
+            return
+        if not self._may_fail():
+            raise TooManyRequests("too many requests with a wrong API key", code="too_many_failures", retry_after=1)
+        raise AuthenticationFailed(
+            "the API key is missing or wrong", hint="send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+        )
+
+    @staticmethod
+    def _given(headers: RawHeaders) -> list[bytes]:
+        bearers = [value.partition(b" ") for value in headers.get(b"authorization", [])]
+        keys = [key.strip() for scheme, _, key in bearers if scheme.lower() == b"bearer"]
+        return [*keys, *headers.get(b"x-api-key", []), *headers.get(b"api-key", [])]
+
+    def _may_fail(self) -> bool:
+        now = time.monotonic()
+        self._allowance = min(self._burst, self._allowance + (now - self._counted_at) * self._per_second)
+        self._counted_at = now
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
+
+
+def check_content_type(headers: RawHeaders) -> None:
+    """Raises `UnsupportedMediaType` unless the body is plain UTF-8 JSON by its headers."""
+    encodings = headers.get(b"content-encoding", [])
+    if any(encoding.strip().lower() != b"identity" for encoding in encodings):
+        raise UnsupportedMediaType("compressed request bodies are not supported")
+    values = headers.get(b"content-type", [])
+    media_type, *parameters = values[0].lower().split(b";") if len(values) == 1 else [b""]
+    charsets = [part.strip() for part in parameters if part.strip().startswith(b"charset=")]
+    if media_type.strip() != b"application/json" or not set(charsets) <= {b"charset=utf-8", b'charset="utf-8"'}:
+        raise UnsupportedMediaType("the Content-Type must be application/json in UTF-8")
+
+
+def check_declared_length(headers: RawHeaders, limit: int) -> None:
+    """Raises `BodyTooLarge` when Content-Length already says so; what is really sent is counted as well."""
+    for value in headers.get(b"content-length", []):
+        if not value.isdigit() or len(value) > 18:
+            raise InvalidRequest("the Content-Length is not a number")
+        if int(value) > limit:
+            raise _too_large(limit)
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    seen = 0
+
+    async def receive_within_limit() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise _too_large(limit)
+        return message
+
+    return receive_within_limit
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the request body is larger than {limit} bytes")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _is_ip_literal(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True

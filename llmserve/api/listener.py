@@ -1,0 +1,114 @@
+"""Where a gateway listens: whether it may, the bound socket, and the address to show."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from pathlib import Path
+
+from llmserve.errors import SettingsError, StartupFailed
+from llmserve.settings import DEFAULT_HOST, DEFAULT_PORT, Settings
+
+_BACKLOG = 1024
+_PROBE_SECONDS = 1.0
+
+
+def check_exposure(settings: Settings) -> bool:
+    """Whether others than this machine can reach the address without a key, which the settings must then allow.
+
+    Raises `SettingsError` where they do not.
+    """
+    if settings.uds is not None or settings.api_key or _is_loopback(settings.host or DEFAULT_HOST):
+        return False
+    if settings.insecure_no_auth:
+        return True
+    raise SettingsError(
+        f"listening on {settings.host} without an API key would let anybody on the network use this server",
+        param="host",
+        hint="set LLMSERVE_API_KEY, or allow it with --insecure-no-auth",
+    )
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A listening socket at the address in the settings. Raises `StartupFailed` in one line with a hint."""
+    if settings.uds is not None:
+        return _bind_unix(settings.uds)
+    host = settings.host or DEFAULT_HOST
+    port = DEFAULT_PORT if settings.port is None else settings.port
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise _failure(f"{host}:{port}", error) from error
+
+
+def shown_address(listener: socket.socket) -> str:
+    """What to type into a client: a URL, or the path of a Unix socket."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def close(listener: socket.socket) -> None:
+    """Close the listener and remove the file of a Unix socket."""
+    # uvicorn may have closed it, and a closed socket has no name any more.
+    path = listener.getsockname() if listener.fileno() >= 0 and listener.family == socket.AF_UNIX else None
+    listener.close()
+    if path:
+        Path(path).unlink(missing_ok=True)
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _failure(str(path), error) from error
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket file of a server that is gone. One that answers, or another kind of file, stays."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+
+
+def _failure(address: str, error: OSError) -> StartupFailed:
+    hints = {
+        errno.EADDRINUSE: "another program, perhaps another llmserve, listens there; "
+        "stop it or choose another address with --port",
+        errno.EACCES: "choose a port above 1023 with --port",
+        errno.EADDRNOTAVAIL: "this machine has no such address; see --host",
+    }
+    reason = error.strerror or str(error)
+    return StartupFailed(f"cannot listen on {address}: {reason.lower()}", hint=hints.get(error.errno or 0))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

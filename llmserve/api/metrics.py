@@ -1,0 +1,93 @@
+"""What `GET /metrics` shows, in a registry of its own.
+
+Label values come from closed sets: routes of the application, the usual methods, status classes, names of installed
+models. Nothing a client writes can add one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from llmserve.fleet.status import ModelStatus
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
+
+
+class Metrics:
+    """The counters of one gateway. `statuses` is asked at each scrape."""
+
+    def __init__(self, statuses: Callable[[], Sequence[ModelStatus]]) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_FleetCollector(statuses))
+        self._requests = Counter(
+            "llmserve_requests",
+            "Requests answered; status none: the client left first",
+            ("route", "method", "status"),
+            registry=self._registry,
+        )
+        self._duration = Histogram(
+            "llmserve_request_duration_seconds",
+            "From the request's head to the end of its answer",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.in_flight = Gauge(
+            "llmserve_generations_in_flight", "Generations waiting or running", registry=self._registry
+        )
+        self._first_content = Histogram(
+            "llmserve_time_to_first_content_seconds",
+            "From the request to the first text of a streamed answer, loading included",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._tokens = Counter(
+            "llmserve_tokens", "Tokens that workers reported", ("model", "kind"), registry=self._registry
+        )
+
+    def request_done(self, route: str, method: str, status: int | None, seconds: float) -> None:
+        """Count one request. `route` is the pattern of a route; `status` None means that nothing was answered."""
+        method = method if method in _METHODS else "other"
+        status_class = "none" if status is None else f"{status // 100}xx"
+        self._requests.labels(route, method, status_class).inc()
+        self._duration.labels(route).observe(seconds)
+
+    def first_content(self, model: str, seconds: float) -> None:
+        """`model` must be an installed model's name, here and below."""
+        self._first_content.labels(model).observe(seconds)
+
+    def tokens(self, model: str, prompt: int, completion: int) -> None:
+        self._tokens.labels(model, "prompt").inc(prompt)
+        self._tokens.labels(model, "completion").inc(completion)
+
+    def exposition(self) -> tuple[str, bytes]:
+        """Content type and body for a scrape."""
+        return CONTENT_TYPE_PLAIN_1_0_0, generate_latest(self._registry)
+
+
+class _FleetCollector(Collector):
+    """Gauges read from the fleet at the moment of the scrape."""
+
+    def __init__(self, statuses: Callable[[], Sequence[ModelStatus]]) -> None:
+        self._statuses = statuses
+
+    def collect(self) -> Iterable[Metric]:
+        statuses = self._statuses()
+        yield from self._family("llmserve_queue_depth", "Requests waiting for a model", statuses, "waiting")
+        yield from self._family("llmserve_worker_restarts", "Workers replaced after a crash", statuses, "restarts")
+
+    @staticmethod
+    def _family(name: str, text: str, statuses: Sequence[ModelStatus], field: str) -> Iterator[Metric]:
+        family = GaugeMetricFamily(name, text, labels=("model",))
+        for status in statuses:
+            family.add_metric((status.name,), getattr(status, field))
+        yield family

@@ -1,0 +1,126 @@
+"""`serve`: one gateway in one process, from the bound socket to the last worker's end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+
+from llmserve.api import listener
+from llmserve.api.app import build_app
+from llmserve.api.gateway import Gateway
+from llmserve.api.limits import Limits
+from llmserve.api.protocol import bounded
+from llmserve.settings import Settings, home_directory
+
+DRAIN_SECONDS = 30.0
+# What is left to say once the workers are gone: error events, the ends of answers.
+_FAREWELL_SECONDS = 3
+_KEEP_ALIVE_SECONDS = 15
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, leaving the signals to `serve`: it would raise them again after a clean end."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(settings: Settings, models: Sequence[str] = ()) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit code. Loads `models` in the background.
+
+    The first signal drains: no new generation starts, running ones have `DRAIN_SECONDS`, then the workers end and the
+    exit code is 0. A second signal ends everything at once, with 128 + its number.
+    Raises `SettingsError` for an address off this machine without a key, `StartupFailed` when it cannot be bound.
+    """
+    from llmserve.api.logs import log_to_stderr
+
+    exposed = listener.check_exposure(settings)
+    sock = listener.bind(settings)
+    try:
+        log_to_stderr()
+        if exposed:
+            _say("warning: anybody on the network can use this server, because it has no API key")
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(settings, models, sock))
+    finally:
+        listener.close(sock)
+
+
+def make_server(gateway: Gateway) -> Server:
+    """A server for `gateway`; the caller awaits `serve(sockets=[...])`. Raises `SettingsError`."""
+    config = uvicorn.Config(
+        build_app(gateway),
+        http=bounded(gateway.limits),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_FAREWELL_SECONDS,
+    )
+    return Server(config)
+
+
+async def _serve(settings: Settings, models: Sequence[str], sock: socket.socket) -> int:
+    from llmserve.fleet.fleet import Fleet
+    from llmserve.store.store import Store
+
+    store = Store(home_directory(settings))
+    gateway = Gateway(Fleet(store, settings), store, settings, Limits())
+    server = make_server(gateway)
+    stop = _Stop(gateway, server)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    gateway.preload(models)
+    _say(f"llmserve listens on {listener.shown_address(sock)}")
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        await gateway.close()
+    return stop.exit_code
+
+
+class _Stop:
+    """What a signal does: the first one drains, the second ends."""
+
+    def __init__(self, gateway: Gateway, server: Server) -> None:
+        self.exit_code = 0
+        self._gateway = gateway
+        self._server = server
+        self._draining: asyncio.Task[None] | None = None
+
+    def __call__(self, number: int) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+        else:
+            self.exit_code = 128 + number
+            self._server.should_exit = self._server.force_exit = True
+
+    async def _drain(self) -> None:
+        try:
+            await self._gateway.drain(DRAIN_SECONDS)
+        finally:
+            self._server.should_exit = True
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 (talk for the person who started the server)
