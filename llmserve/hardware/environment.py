@@ -7,7 +7,8 @@ from collections.abc import Mapping
 _ALLOWED = frozenset(
     {
         # Who and where.
-        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
+        *("PATH", "HOME", "USER", "LOGNAME", "TZ", "TMPDIR"),
+        *("LANG", "LANGUAGE", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_NUMERIC", "LC_TIME"),
         *("XDG_CACHE_HOME", "XDG_CONFIG_DIRS", "XDG_CONFIG_HOME", "XDG_DATA_DIRS", "XDG_DATA_HOME"),
         # Where libraries are.
         *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
@@ -27,4 +28,4 @@ _ALLOWED = frozenset(
 
 def native_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What of `environ` a process with native code needs: no key, token, proxy or Python path passes."""
-    return {name: value for name, value in environ.items() if name in _ALLOWED or name.startswith("LC_")}
+    return {name: value for name, value in environ.items() if name in _ALLOWED}
