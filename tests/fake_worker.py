@@ -56,7 +56,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 if TYPE_CHECKING:
-    from llmserve.engines.llama_cpp import Command
+    from llmserve.engines.command import Command
     from llmserve.types import EnginePlan, InstalledModel
 
 DEFAULT_TOKENS = ["Hello", " from", " the", " fake", " worker", "."]
@@ -112,7 +112,7 @@ Script = TypeVar("Script", LoadScript, AnswerScript)
 
 def fake_command(plan: EnginePlan, model: InstalledModel, socket: Path) -> Command:
     """The `launch` seam of a `Fleet`: this file in place of the real worker, everything else as in production."""
-    from llmserve.engines.llama_cpp import Command
+    from llmserve.engines.command import Command
     from llmserve.types import to_json
 
     argv = (sys.executable, "-P", __file__, "--socket", str(socket), "--name", model.name, "--model", model.path)

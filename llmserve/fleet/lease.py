@@ -1,0 +1,47 @@
+"""The right to use a loaded model for one request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import httpx2
+
+from llmserve.errors import WorkerDied
+from llmserve.fleet.worker import Worker
+from llmserve.types import EnginePlan, InstalledModel
+
+
+class Lease:
+    """A hold on one worker: as long as it is not released, the model is not unloaded to make room or for being idle.
+
+    A worker may still die, or be stopped at the end of the gateway's drain: `died` is set then, `reason()` says why,
+    and requests through `client` fail. A dead worker's connections may break some milliseconds before `died` is set.
+    """
+
+    def __init__(
+        self, model: InstalledModel, plan: EnginePlan, worker: Worker, release: Callable[[Lease], None]
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self._worker = worker
+        self._give_back: Callable[[Lease], None] | None = release
+
+    @property
+    def client(self) -> httpx2.AsyncClient:
+        """HTTP to the worker: base URL `http://worker`, keep-alive, no limit on the time an answer takes."""
+        return self._worker.client
+
+    @property
+    def died(self) -> asyncio.Event:
+        return self._worker.died
+
+    def reason(self) -> WorkerDied:
+        """Why the worker is gone, in a sentence fit for the client."""
+        return self._worker.reason()
+
+    def release(self) -> None:
+        """Give the hold back; the second call does nothing. Call it on the event loop's thread."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back(self)

@@ -1,0 +1,43 @@
+"""The machine as the fleet sees it: probed once, and what is free measured again for every plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from llmserve.hardware.failure import ProbeFailed
+from llmserve.types import HardwareInfo
+
+
+class Machine:
+    """Calling it returns the hardware with the memory that is available now. Blocks; the first call for seconds.
+
+    One thread at a time.
+    """
+
+    def __init__(self, home: Path) -> None:
+        """`home` is the data directory, where engines with an environment of their own are looked for."""
+        self._home = home
+        self._hardware: HardwareInfo | None = None
+
+    def __call__(self) -> HardwareInfo:
+        if self._hardware is None:
+            from llmserve.engines.machine import probe
+
+            self._hardware = probe(home=self._home)
+            return self._hardware
+        return _measured_again(self._hardware)
+
+
+def _measured_again(hardware: HardwareInfo) -> HardwareInfo:
+    """`hardware` with the free memory of this moment, or the last known where it cannot be read."""
+    from llmserve.hardware.memory import read_memory
+    from llmserve.hardware.probe import probe_machine
+
+    if hardware.gpus:
+        now = probe_machine()
+        return replace(hardware, memory=now.memory, gpus=now.gpus or hardware.gpus)
+    try:
+        return replace(hardware, memory=read_memory())
+    except ProbeFailed:
+        return hardware
