@@ -78,40 +78,53 @@ def _where(hardware: HardwareInfo, settings: Settings, chosen: Placement) -> str
 def _memory_clause(model: ModelInfo, chosen: Placement) -> str:
     """What lies where, and whether it fits."""
     ram, *gpus = chosen.memory
-    pool = f"a {human_tokens(chosen.demand.cells)}-token pool"
     lacking = missing_bytes(chosen, margin=False)
     if not gpus:
-        contents = f"{human_bytes(ram.weights)} of weights and {pool} ({human_bytes(ram.kv_cache)})"
-        return f"{contents} {_fit([ram], lacking, 'RAM')}"
-    layers = chosen.total_layers
+        return f"{human_bytes(ram.weights)} of weights{_pool(chosen, [ram])} {_fit([ram], lacking, 'free RAM')}"
     weights = human_bytes(sum(entry.weights for entry in gpus))
-    cache = human_bytes(sum(entry.kv_cache for entry in gpus))
-    kind = "RAM shared with the GPU" if chosen.accelerators[0].unified else "GPU memory"
-    if not chosen.is_partial:
-        clause = f"all {layers} layers ({weights}) and {pool} ({cache}) {_fit(gpus, lacking, kind)}"
+    unified = chosen.accelerators[0].unified
+    fit = _fit(gpus, lacking, "the RAM that the GPU may use" if unified else "free GPU memory")
+    if chosen.is_whole:
+        clause = f"all {chosen.total_layers} layers ({weights}){_pool(chosen, gpus)} {fit}"
         # The host's part is small here, so it is mentioned only where it is the trouble.
-        return f"{clause}, but {_shortage(ram, lacking)}" if "ram" in lacking else clause
-    on_gpu = f"{chosen.gpu_layers} of {layers} layers ({weights}) and their part of {pool} ({cache})"
-    on_cpu = f"the other {layers - chosen.gpu_layers} ({human_bytes(ram.weights)}, embeddings included)"
-    return f"{on_gpu} {_fit(gpus, lacking, kind)}, and {on_cpu} {_fit([ram], lacking, 'RAM')}"
+        return f"{clause}, but {_ram_fit(chosen, lacking)}" if "ram" in lacking else clause
+    others = chosen.total_layers - chosen.gpu_layers
+    on_gpu = f"{chosen.gpu_layers} of {chosen.total_layers} layers ({weights}){_pool(chosen, gpus)}"
+    on_cpu = f"the other {others} ({human_bytes(ram.weights)}, embeddings included)"
+    if unified:
+        return f"{on_gpu} {fit}, {on_cpu} run on the CPU, and {_ram_fit(chosen, lacking)}"
+    return f"{on_gpu} {fit}, and {on_cpu} {_fit([ram], lacking, 'free RAM')}"
 
 
-def _fit(entries: Sequence[DeviceMemory], lacking: dict[str, int], kind: str) -> str:
+def _pool(chosen: Placement, entries: Sequence[DeviceMemory]) -> str:
+    """The part of the pool that lies on the devices of `entries`; nothing for a model that keeps no cache."""
+    cache = sum(entry.kv_cache for entry in entries)
+    if not cache:
+        return ""
+    part = "their part of " if chosen.is_partial else ""
+    return f" and {part}a {human_tokens(chosen.demand.cells)}-token pool ({human_bytes(cache)})"
+
+
+def _fit(entries: Sequence[DeviceMemory], lacking: dict[str, int], of_what: str) -> str:
     """ "fit in 22.1 GiB of free RAM", or by how much they do not."""
     needed = sum(entry.total for entry in entries)
     known = [entry.available for entry in entries if entry.available is not None]
     if len(known) < len(entries):
-        return f"need {human_bytes(needed)} of {kind}, of which it is not known how much is free"
+        return f"need {human_bytes(needed)}, and how much memory is free is not known"
     missing = sum(lacking.get(entry.device, 0) for entry in entries)
     if missing:
-        return (
-            f"need {human_bytes(needed)} of {kind}, {human_bytes(missing)} more than the {human_bytes(sum(known))} free"
-        )
-    return f"fit in {human_bytes(sum(known))} of free {kind}"
+        return f"need {human_bytes(needed)}, {human_bytes(missing)} more than {human_bytes(sum(known))} of {of_what}"
+    return f"fit in {human_bytes(sum(known))} of {of_what}"
 
 
-def _shortage(ram: DeviceMemory, lacking: dict[str, int]) -> str:
-    return f"{human_bytes(lacking['ram'])} of RAM are missing beside the {human_bytes(ram.available or 0)} free"
+def _ram_fit(chosen: Placement, lacking: dict[str, int]) -> str:
+    """How the RAM suffices for everything that lies in it, a unified GPU's share included."""
+    ram, *gpus = chosen.memory
+    needed = ram.total + sum(entry.total for entry, gpu in zip(gpus, chosen.accelerators, strict=True) if gpu.unified)
+    free = human_bytes(ram.available or 0)
+    if "ram" in lacking:
+        return f"{human_bytes(needed)} of RAM are needed in all, {human_bytes(lacking['ram'])} more than {free} free"
+    return f"{human_bytes(needed)} of RAM are needed in all, of {free} free"
 
 
 def _deviations(hardware: HardwareInfo, model: ModelInfo, settings: Settings, chosen: Placement) -> list[str]:
