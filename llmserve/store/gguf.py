@@ -1,6 +1,6 @@
 """The GGUF inspector: what a model file says of itself, without loading it and without trusting it.
 
-Both functions read at most the first 32 MiB, take well under a second and raise `InvalidModel` for everything that
+Both functions read at most the first 24 MiB, take well under a second and raise `InvalidModel` for everything that
 is not a sound model file, so that native code never sees one. They do blocking I/O: not for the event loop.
 """
 
