@@ -41,15 +41,15 @@ class TextDelta:
 class Finish:
     """The end of an answer. Counts are tokens; None where the server did not say.
 
-    `reason` is OpenAI's `finish_reason`; `cached_tokens` the part of the prompt that was not computed again;
-    `timings` whatever durations the server added, by its own names.
+    `reason` is OpenAI's `finish_reason`; `cached_tokens` the part of the prompt that was not computed again, and
+    `prompt_tokens_per_second` the speed at which the rest was.
     """
 
     reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
     cached_tokens: int | None
-    timings: Mapping[str, float]
+    prompt_tokens_per_second: float | None = None
 
 
 ChatEvent = TextDelta | Finish
@@ -206,9 +206,13 @@ def _chat_events(events: Iterator[dict[str, Any]]) -> Generator[ChatEvent]:
             reason = choice.get("finish_reason") or reason
         usage = event.get("usage") or usage
         timings = event.get("timings") or timings
-    details = usage.get("prompt_tokens_details") or {}
+    prompt_ms = timings.get("prompt_ms")
     yield Finish(
-        reason, usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"), timings
+        reason,
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+        prompt_tokens_per_second=1000 * timings.get("prompt_n", 0) / prompt_ms if prompt_ms else None,
     )
 
 

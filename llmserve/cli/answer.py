@@ -67,12 +67,9 @@ def talk_about(answer: Answer, *, load_seconds: float | None) -> None:
     lines: list[str] = []
     if finish.prompt_tokens is not None:
         cached = "" if finish.cached_tokens is None else f" ({finish.cached_tokens} cached)"
-        lines.append(f"prompt       {finish.prompt_tokens} tokens{cached}")
+        lines.append(f"prompt       {finish.prompt_tokens} tokens{cached}{_rate_text(finish.prompt_tokens_per_second)}")
     if finish.completion_tokens is not None:
-        rate = answer.tokens_per_second()
-        lines.append(
-            f"answer       {finish.completion_tokens} tokens" + ("" if rate is None else f", {rate:.1f} tokens/s")
-        )
+        lines.append(f"answer       {finish.completion_tokens} tokens{_rate_text(answer.tokens_per_second())}")
     if (first := answer.first_token_seconds()) is not None:
         lines.append(f"first token  {first:.2f} s")
     if load_seconds is not None:
@@ -80,3 +77,7 @@ def talk_about(answer: Answer, *, load_seconds: float | None) -> None:
     talk()
     for line in lines:
         talk(line)
+
+
+def _rate_text(tokens_per_second: float | None) -> str:
+    return "" if tokens_per_second is None else f", {tokens_per_second:.1f} tokens/s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llmserve.cli.terminal import age_text, bytes_text, print_json, print_table, talk
+from llmserve.cli.terminal import age_text, bytes_text, print_json, print_table, talk, warn
 
 
 @click.command("list")
@@ -14,7 +14,8 @@ def command(as_json: bool) -> None:
     from llmserve.cli.models import open_store
     from llmserve.settings import load_settings
 
-    models = tuple(open_store(load_settings()).list())
+    store = open_store(load_settings())
+    models = store.list()
     if as_json:
         print_json(models)
     elif models:
@@ -32,3 +33,5 @@ def command(as_json: bool) -> None:
         print_table(rows, ("NAME", "ALIASES", "FORMAT", "QUANTIZATION", "SIZE", "PULLED"))
     else:
         talk("no model is installed; `llmserve pull MODEL` gets one")
+    for damaged in store.damaged():
+        warn(f"`{damaged.name}` {damaged.reason}")

@@ -22,11 +22,15 @@ def open_store(settings: Settings) -> Store:
 def installed_model(store: Store, text: str) -> InstalledModel:
     """The model of this name, or the file of this path, which becomes known to the store if it was not yet.
 
-    Raises `ModelNotFound` for a name that is not installed, and what `Store.adopt` raises for a file.
+    Raises what `Store.find` or `Store.adopt` raises, `ModelNotFound` for a name that is not installed among it.
     """
+    from llmserve.cli.progress import shown_progress
     from llmserve.store.names import is_path
 
-    return store.adopt(Path(text)) if is_path(text) else store.find(text)
+    if not is_path(text):
+        return store.find(text)
+    with shown_progress() as report:
+        return store.adopt(Path(text), report)
 
 
 def known_model(store: Store, text: str) -> InstalledModel:

@@ -68,13 +68,9 @@ def _this_machine() -> HardwareInfo:
 
 
 def _inspect(settings: Settings, model: str) -> ModelInfo:
-    """What is in the model's file; a file given by its path is read where it is and not added to the store."""
+    """What the model's file says; a file given by its path is read where it is and not added to the store."""
     from llmserve.cli.models import open_store
-    from llmserve.store.gguf import inspect_gguf
-    from llmserve.store.names import is_path
 
-    if is_path(model):
-        return inspect_gguf(Path(model).expanduser())
     return open_store(settings).inspect(model)
 
 

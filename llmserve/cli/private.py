@@ -47,7 +47,7 @@ def private_gateway(settings: Settings) -> Iterator[Gateway]:
             process = _start(directory / _SOCKET, log.fileno())
         try:
             with Gateway.unix(directory / _SOCKET, api_key=settings.api_key) as gateway:
-                _wait_until_healthy(gateway, process, directory / _LOG)
+                _wait_until_healthy(gateway, process, directory)
                 yield gateway
         finally:
             _stop(process)
@@ -71,9 +71,14 @@ def stop_when_input_ends() -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
+def serve_command(socket: Path) -> list[str]:
+    """The command line of the child. `-P`: it imports llmserve as installed, not what lies in the current folder."""
+    return [sys.executable, "-P", "-m", "llmserve", "serve", "--uds", str(socket), "--until-input-ends"]
+
+
 def _start(socket: Path, log: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "llmserve", "serve", "--uds", str(socket), "--until-input-ends"],
+        serve_command(socket),
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
@@ -82,12 +87,14 @@ def _start(socket: Path, log: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _wait_until_healthy(gateway: Gateway, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_healthy(gateway: Gateway, process: subprocess.Popen[bytes], directory: Path) -> None:
+    socket, log = directory / _SOCKET, directory / _LOG
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        with suppress(Unavailable):
-            gateway.health()
-            return
+        if socket.exists():
+            with suppress(Unavailable):
+                gateway.health()
+                return
         if process.poll() is not None:
             raise StartupFailed(
                 f"the server for this answer ended before it was ready (exit code {process.returncode})",

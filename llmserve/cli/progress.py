@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -24,7 +24,7 @@ _LOG_PERCENT = 10
 def pull(store: Store, name: str) -> InstalledModel:
     """Pull `name` and keep the person informed on stderr."""
     talk(f"pulling {name}")
-    with _bar() if sys.stderr.isatty() else _lines() as report:
+    with shown_progress() as report:
         model = store.pull(name, report)
     talk(f"pulled {model.name} ({bytes_text(model.size_bytes)})")
     return model
@@ -41,6 +41,21 @@ def pull_as_json(store: Store, name: str) -> InstalledModel:
     model = store.pull(name, report)
     _print_event(stage="done", model=json.loads(to_json(model)))
     return model
+
+
+@contextmanager
+def shown_progress() -> Iterator[Report]:
+    """A report that a person can follow on stderr; nothing is shown before the first call."""
+    with ExitStack() as stack:
+        shown: Report | None = None
+
+        def report(progress: PullProgress) -> None:
+            nonlocal shown
+            if shown is None:
+                shown = stack.enter_context(_bar() if sys.stderr.isatty() else _lines())
+            shown(progress)
+
+        yield report
 
 
 def _print_event(**event: object) -> None:

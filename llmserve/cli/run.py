@@ -75,14 +75,11 @@ def _ready_model(settings: Settings, model: str) -> str:
     """The name to ask the server for; the model is on this disk when this returns."""
     from llmserve.cli.models import installed_model, open_store
     from llmserve.cli.progress import pull
-    from llmserve.store.names import is_path
 
     store = open_store(settings)
     try:
         return installed_model(store, model).name
     except ModelNotFound:
-        if is_path(model):
-            raise
         return pull(store, model).name
 
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 def command(models: tuple[str, ...], until_input_ends: bool, **flags: Any) -> int:
     """Serve models over HTTP.
 
-    Each MODEL is loaded at the start, others on first use. Clients must send the key in LLMSERVE_API_KEY if there is one.
+    Each MODEL is loaded at the start, others on first use. Clients must send the key in LLMSERVE_API_KEY, if
+    there is one.
     """
     from llmserve.cli.private import stop_when_input_ends
     from llmserve.settings import load_settings

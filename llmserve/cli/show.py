@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from llmserve.cli.terminal import age_text, bytes_text, print_json, print_table
+from llmserve.errors import ModelNotFound
 
 if TYPE_CHECKING:
+    from llmserve.store.store import Store
     from llmserve.types import InstalledModel, ModelInfo
 
 
@@ -19,40 +21,60 @@ if TYPE_CHECKING:
 def command(model: str, as_json: bool) -> None:
     """Show what is known of a model.
 
-    Its shape, context, licence and file; nothing is loaded.
+    Its shape, context, licence and file; nothing is loaded, and a file given by its path is not added to the store.
     """
-    from llmserve.cli.models import installed_model, open_store
+    from llmserve.cli.models import open_store
     from llmserve.settings import load_settings
     from llmserve.types import to_json
 
     store = open_store(load_settings())
-    installed = installed_model(store, model)
-    info = store.inspect(installed.name)
+    installed = _installed(store, model)
+    info = store.inspect(model)
     if as_json:
-        print_json({"installed": json.loads(to_json(installed)), "model": json.loads(to_json(info))})
+        known = None if installed is None else json.loads(to_json(installed))
+        print_json({"installed": known, "model": json.loads(to_json(info))})
     else:
-        print_table(_rows(installed, info))
+        print_table(_model_rows(info) + ([] if installed is None else _installed_rows(installed)))
 
 
-def _rows(installed: InstalledModel, info: ModelInfo) -> list[tuple[str, str]]:
+def _installed(store: Store, text: str) -> InstalledModel | None:
+    """What the store knows of the model; None for a file that it does not know."""
+    from llmserve.cli.models import known_model
+    from llmserve.store.names import is_path
+
+    try:
+        return known_model(store, text)
+    except ModelNotFound:
+        if not is_path(text):
+            raise
+        return None
+
+
+def _model_rows(info: ModelInfo) -> list[tuple[str, str]]:
     windows = sorted({layer.sliding_window for layer in info.layers if layer.sliding_window})
+    kv_heads = sorted({layer.kv_heads for layer in info.layers})
     return [
-        ("name", installed.name),
-        ("aliases", ", ".join(installed.aliases) or "none"),
         ("title", info.name or "unknown"),
         ("kind", info.kind),
         ("architecture", info.architecture),
         ("parameters", f"{info.parameters / 1e6:,.1f} million"),
         ("quantization", f"{info.quantization} ({', '.join(f'{kind} {count}' for kind, count in info.tensor_types)})"),
-        ("size", bytes_text(installed.size_bytes)),
+        ("size", bytes_text(info.size_bytes)),
         ("context", f"{info.context_length} tokens"),
         ("layers", str(len(info.layers))),
-        ("heads", f"{info.heads} ({', '.join(map(str, sorted({layer.kv_heads for layer in info.layers})))} for keys)"),
+        ("heads", f"{info.heads}, {' or '.join(map(str, kv_heads))} of keys and values"),
         ("embedding", str(info.embedding_length)),
         ("sliding window", ", ".join(map(str, windows)) or "none"),
         ("vocabulary", f"{info.vocabulary} tokens"),
         ("chat template", "yes" if info.chat_template else "none"),
         ("license", info.license or "unknown"),
+    ]
+
+
+def _installed_rows(installed: InstalledModel) -> list[tuple[str, str]]:
+    return [
+        ("name", installed.name),
+        ("aliases", ", ".join(installed.aliases) or "none"),
         ("file", installed.path),
         ("source", installed.source),
         ("sha256", installed.sha256),

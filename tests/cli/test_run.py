@@ -1,0 +1,195 @@
+"""`llmserve run` with a prompt: what is asked, what goes where, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmserve import errors
+from tests.cli.conftest import Invoke
+from tests.cli.fakes import DROP, FakeGateway, FakeStore, answer, delta, event
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+def test_the_answer_alone_is_on_stdout(invoke: Invoke, gateway: FakeGateway) -> None:
+    gateway.script = [answer("Blue", " light", " scatters.")]
+    result = invoke("run", "tiny", "Why", "is the sky blue?")
+    assert (result.code, result.out, result.err) == (0, "Blue light scatters.\n", "")
+    (request,) = gateway.chats
+    assert request["model"] == "tiny:1b"
+    assert request["messages"] == [{"role": "user", "content": "Why is the sky blue?"}]
+
+
+def test_the_line_end_is_not_doubled(invoke: Invoke, gateway: FakeGateway) -> None:
+    gateway.script = [answer("one\n")]
+    assert invoke("run", "tiny", "hi").out == "one\n"
+
+
+def test_an_empty_answer_is_empty(invoke: Invoke, gateway: FakeGateway) -> None:
+    gateway.script = [answer()]
+    assert invoke("run", "tiny", "hi").out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "question"),
+    [
+        ((), b"from the pipe\n", "from the pipe"),
+        (("Sum it up",), "Ein Text: äöü\n".encode(), "Ein Text: äöü\n\nSum it up"),
+        (("only this",), b"", "only this"),
+        (("only this",), b"\n \n", "only this"),
+        (("--", "-5 + 3?"), b"", "-5 + 3?"),
+    ],
+)
+def test_pipe_and_argument_make_the_question(
+    invoke: Invoke, gateway: FakeGateway, arguments: tuple[str, ...], stdin: bytes, question: str
+) -> None:
+    gateway.script = [answer("ok")]
+    assert invoke("run", "tiny", *arguments, stdin=stdin).code == 0
+    assert gateway.chats[0]["messages"][-1]["content"] == question
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n\n", b"\xff\xfe"])
+def test_no_question_is_refused_before_anything_is_asked(invoke: Invoke, gateway: FakeGateway, stdin: bytes) -> None:
+    result = invoke("run", "tiny", stdin=stdin)
+    assert result.code == 2
+    assert result.err.startswith("error: the prompt is ")
+    assert gateway.requests == []
+
+
+def test_an_argument_that_is_not_text_is_refused(invoke: Invoke, gateway: FakeGateway) -> None:
+    result = invoke("run", "tiny", "\udcff")
+    assert (result.code, gateway.requests) == (2, [])
+
+
+def test_parameters_reach_the_request(invoke: Invoke, gateway: FakeGateway) -> None:
+    gateway.script = [answer("ok")]
+    flags = ("--system", "Be brief", "--temperature", "0", "--top-p", "0.5", "--max-tokens", "7", "--seed", "42")
+    assert invoke("run", *flags, "tiny", "hi").code == 0
+    (request,) = gateway.chats
+    assert request["messages"][0] == {"role": "system", "content": "Be brief"}
+    expected = {"temperature": 0.0, "top_p": 0.5, "max_tokens": 7, "seed": 42}
+    assert {name: request[name] for name in expected} == expected
+
+
+def test_what_is_not_set_is_not_sent(invoke: Invoke, gateway: FakeGateway) -> None:
+    gateway.script = [answer("ok")]
+    invoke("run", "tiny", "hi")
+    assert set(gateway.chats[0]) == {"model", "messages", "stream", "stream_options"}
+
+
+def test_a_schema_becomes_a_strict_response_format(invoke: Invoke, gateway: FakeGateway, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    gateway.script = [answer('{"a":1}')]
+    assert invoke("run", "tiny", "hi", "--json-schema", str(file)).out == '{"a":1}\n'
+    assert gateway.chats[0]["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "strict": True, "schema": schema},
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the JSON schema"),
+        (b'{"type": "object",\n}', "line 2, column 1"),
+        (b"[1]", "is not an object"),
+        (b"\xff", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+    ],
+)
+def test_a_bad_schema_file_is_told(
+    invoke: Invoke, gateway: FakeGateway, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    file = tmp_path / "schema.json"
+    if content is not None:
+        file.write_bytes(content)
+    result = invoke("run", "tiny", "hi", "--json-schema", str(file))
+    assert (result.code, gateway.requests) == (2, [])
+    assert message in result.err
+    assert str(file) in result.err
+
+
+def test_verbose_tells_the_figures_on_stderr(invoke: Invoke, gateway: FakeGateway) -> None:
+    gateway.script = [answer("a", "b", "c")]
+    result = invoke("run", "tiny", "hi", "--verbose")
+    assert result.out == "abc\n"
+    lines = dict(line.split(maxsplit=1) for line in result.err.replace("first token", "first").splitlines() if line)
+    assert lines["prompt"] == "9 tokens (4 cached)"
+    assert lines["answer"].startswith("3 tokens, ")
+    assert lines["answer"].endswith(" tokens/s")
+    assert set(lines) == {"prompt", "answer", "first", "load"}
+
+
+def test_a_missing_model_is_pulled_first(invoke: Invoke, gateway: FakeGateway, store: FakeStore) -> None:
+    store.catalog = {"other:2b"}
+    gateway.script = [answer("ok")]
+    result = invoke("run", "other:2b", "hi")
+    assert (result.code, result.out) == (0, "ok\n")
+    assert "pulled other:2b" in result.err
+    assert gateway.chats[0]["model"] == "other:2b"
+
+
+def test_an_unknown_model_is_an_error(invoke: Invoke, gateway: FakeGateway) -> None:
+    result = invoke("run", "nonsense", "hi")
+    assert (result.code, result.out, gateway.requests) == (1, "", [])
+    assert "error: there is no model `nonsense`\n\nhint: " in result.err
+
+
+def test_a_path_is_adopted_and_its_name_used(
+    invoke: Invoke, gateway: FakeGateway, store: FakeStore, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.gguf"
+    file.touch()
+    gateway.script = [answer("ok")]
+    assert invoke("run", str(file), "hi").code == 0
+    assert gateway.chats[0]["model"] == "mine:local"
+    assert store.adopted == [file]
+
+
+def test_the_model_is_loaded_before_it_is_asked(invoke: Invoke, gateway: FakeGateway) -> None:
+    gateway.script = [answer("ok")]
+    invoke("run", "tiny", "hi")
+    assert gateway.paths() == ["/health", "/admin/load", "/v1/chat/completions"]
+
+
+def test_another_version_is_warned_of(invoke: Invoke, gateway: FakeGateway) -> None:
+    gateway.replies["/health"] = (200, {"status": "ok", "service": "llmserve", "version": "0.0.1"})
+    gateway.script = [answer("ok")]
+    result = invoke("run", "tiny", "hi")
+    assert (result.code, result.out) == (0, "ok\n")
+    assert result.err.startswith("warning: the server at ")
+    assert "0.0.1" in result.err
+
+
+def test_the_servers_refusal_is_shown_with_its_exit_code(invoke: Invoke, gateway: FakeGateway) -> None:
+    error = errors.ContextLengthExceeded("the prompt has 3000 tokens, the context 2048", hint="shorten it")
+    gateway.replies["/v1/chat/completions"] = (400, error.body())
+    result = invoke("run", "tiny", "hi")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "error: the prompt has 3000 tokens, the context 2048\n\nhint: shorten it\n"
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [(event(errors.WorkerDied("the worker ended").body()), "the worker ended"), (DROP, "the connection to the server")],
+)
+def test_an_answer_that_breaks_off_keeps_its_text_and_fails(
+    invoke: Invoke, gateway: FakeGateway, end: bytes | str, message: str
+) -> None:
+    gateway.script = [[delta("half"), end]]
+    result = invoke("run", "tiny", "hi")
+    assert (result.code, result.out) == (1, "half\n")
+    assert message in result.err
+    assert "Traceback" not in result.err
+
+
+def test_the_key_of_the_settings_is_sent(invoke: Invoke, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMSERVE_API_KEY", "secret")
+    gateway.script = [answer("ok")]
+    invoke("run", "tiny", "hi")
+    assert set(gateway.keys) == {"Bearer secret"}
