@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from llmserve.llama.engine import Delta, Engine, EngineFailed, Failure, Generation, Job, OutOfRoom
+from llmserve.llama.sampler import Sampler, SamplingParameters
+from llmserve.llama.scheduler import Batch, Limits, Scheduler
+from llmserve.llama.sequence import Sequence
+from llmserve.llama.step_budget import StepBudget
+from llmserve.llama.text_stream import TextStream
+from tests.llama.fake_runner import VOCABULARY, FakeRunner, next_token
+
+END = VOCABULARY - 1
+
+
+def piece(token: int) -> bytes:
+    return f"{token} ".encode()
+
+
+class Gate(FakeRunner):
+    """A fake runner whose next steps wait to be let through, and can be told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 256, 32)
+        self.permits = threading.Semaphore(0)
+        self.entered = threading.Semaphore(0)
+        self.failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+
+    def decode(self, batch: Batch) -> npt.NDArray[np.float32]:
+        self.entered.release()
+        self.permits.acquire()
+        if not self.failures.empty():
+            batch.operations.clear()
+            raise self.failures.get()
+        return super().decode(batch)
+
+
+class Harness:
+    def __init__(self, decoder: FakeRunner) -> None:
+        self.events: queue.SimpleQueue[tuple[Job, Delta | Failure]] = queue.SimpleQueue()
+        self.decoder = decoder
+        scheduler = Scheduler(Limits(4, 8, 256, 256), StepBudget(32))
+        self.engine = Engine(decoder, scheduler, piece, (END,), self._post)
+        self.engine.start()
+
+    @staticmethod
+    def _post(deliver: Callable[[], None]) -> None:
+        deliver()
+
+    def submit(self, prompt: list[int], write: int, *, n: int = 1, stops: tuple[str, ...] = ()) -> Job:
+        generations = [
+            Generation(
+                index,
+                Sequence(list(prompt), len(prompt), 256),
+                Sampler(SamplingParameters(temperature=0), prompt, index),
+                TextStream(stops),
+                write,
+            )
+            for index in range(n)
+        ]
+        job = Job(generations, lambda event: self.events.put((job, event)))
+        self.engine.submit(job)
+        return job
+
+    def outcome(self, job: Job) -> tuple[dict[int, str], dict[int, str]] | Failure:
+        """Text and finish reason per choice, or the failure, once the job is over."""
+        texts: dict[int, str] = {}
+        reasons: dict[int, str] = {}
+        while len(reasons) < len(job.generations):
+            owner, event = self.events.get(timeout=20)
+            if owner is not job:
+                continue
+            if isinstance(event, Failure):
+                return event
+            texts[event.index] = texts.get(event.index, "") + event.text
+            if event.finish_reason is not None:
+                reasons[event.index] = event.finish_reason
+        return texts, reasons
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    harness = Harness(FakeRunner(8, 256, 32))
+    yield harness
+    harness.engine.close()
+
+
+@pytest.fixture
+def gated() -> Iterator[Harness]:
+    harness = Harness(gate := Gate())
+    yield harness
+    gate.permits.release(1000)
+    harness.engine.close()
+
+
+def expected(prompt: list[int], write: int) -> tuple[str, str]:
+    tokens, text = list(prompt), ""
+    for _ in range(write):
+        tokens.append(next_token(tokens))
+        if tokens[-1] == END:
+            return text, "stop"
+        text += f"{tokens[-1]} "
+    return text, "length"
+
+
+@pytest.mark.parametrize("prompt", [[1], [2, 3], list(range(50))], ids=len)
+def test_text_and_reason(harness: Harness, prompt: list[int]) -> None:
+    text, reason = expected(prompt, 30)
+    assert harness.outcome(harness.submit(prompt, 30)) == ({0: text}, {0: reason})
+
+
+def test_n_answers_come_from_one_prompt(harness: Harness) -> None:
+    prompt = list(range(40))
+    job = harness.submit(prompt, 5, n=3)
+    text, reason = expected(prompt, 5)
+    assert harness.outcome(job) == (dict.fromkeys(range(3), text), dict.fromkeys(range(3), reason))
+    assert harness.decoder.computed < 2 * len(prompt)
+
+
+def test_a_stop_string_ends_the_answer_before_it(harness: Harness) -> None:
+    text, _ = expected([5], 6)
+    words = text.split()
+    assert harness.outcome(harness.submit([5], 6, stops=(f"{words[2]} ",))) == (
+        {0: " ".join(words[:2]) + " "},
+        {0: "stop"},
+    )
+
+
+def test_the_context_ends_an_answer_with_length(harness: Harness) -> None:
+    outcome = harness.outcome(harness.submit([0] * 250, 10_000))
+    assert not isinstance(outcome, Failure)
+    assert outcome[1] == {0: "length"}
+
+
+def test_a_cancelled_job_hears_nothing_more_and_frees_its_place(gated: Harness) -> None:
+    gate = gated.decoder
+    assert isinstance(gate, Gate)
+    job = gated.submit([1, 2], 1000)
+    gate.entered.acquire()
+    gated.engine.cancel(job)
+    gate.permits.release(1)
+    other = gated.submit([3], 1)
+    gate.permits.release(100)
+    assert gated.outcome(other) == ({0: expected([3], 1)[0]}, {0: expected([3], 1)[1]})
+    assert gated.engine.counters.cancelled == 1
+    assert gated.engine.running == gated.engine.waiting == 0
+
+
+def test_a_step_that_fails_ends_its_jobs_and_the_engine_goes_on(gated: Harness) -> None:
+    gate = gated.decoder
+    assert isinstance(gate, Gate)
+    gate.failures.put(EngineFailed("broken"))
+    job = gated.submit([1, 2], 5)
+    gate.permits.release(100)
+    failure = gated.outcome(job)
+    assert isinstance(failure, Failure)
+    assert failure.error.code == "engine_error"
+    assert gated.outcome(gated.submit([3], 2)) == ({0: expected([3], 2)[0]}, {0: expected([3], 2)[1]})
+
+
+def test_an_unforeseen_lack_of_cells_is_relieved_and_nobody_notices(gated: Harness) -> None:
+    gate = gated.decoder
+    assert isinstance(gate, Gate)
+    jobs = [gated.submit([n], 4) for n in (1, 2)]
+    gate.entered.acquire()
+    gate.permits.release(1)
+    gate.entered.acquire()
+    gate.failures.put(OutOfRoom())
+    gate.permits.release(100)
+    outcomes = [gated.outcome(jobs[0])]
+    assert outcomes == [({0: expected([1], 4)[0]}, {0: expected([1], 4)[1]})]
+
+
+def test_rows_without_usable_logits_fail_their_own_job_only() -> None:
+    class Poisoned(FakeRunner):
+        def decode(self, batch: Batch) -> npt.NDArray[np.float32]:
+            chunks = [chunk for chunk in batch.chunks if chunk.sample]
+            logits = super().decode(batch)
+            for row, chunk in zip(logits, chunks, strict=True):
+                if chunk.sequence.tokens[0] == 13:
+                    row[:] = np.nan
+            return logits
+
+    harness = Harness(Poisoned(8, 256, 32))
+    bad = harness.submit([13], 3)
+    assert isinstance(harness.outcome(bad), Failure)
+    assert harness.outcome(harness.submit([1], 2)) == ({0: expected([1], 2)[0]}, {0: expected([1], 2)[1]})
+    harness.engine.close()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmserve.llama.sampler import Sampler, SamplingParameters
+
+
+def row(*logits: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.asarray(logits, dtype=np.float32)
+
+
+def sampler(prompt: list[int] | None = None, index: int = 0, **parameters: Any) -> Sampler:
+    return Sampler(SamplingParameters(**{"seed": 7, **parameters}), prompt or [], index)
+
+
+def draws(of: Sampler, logits: np.ndarray[Any, np.dtype[np.float32]], count: int = 4000) -> Counter[int]:
+    return Counter(of.draw(logits.copy()) for _ in range(count))
+
+
+def softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("size", [5, 255, 256, 257, 3000])
+def test_draws_follow_the_distribution(temperature: float, size: int) -> None:
+    logits = np.random.default_rng(size).normal(0, 2, size).astype(np.float32)
+    expected = softmax(logits / temperature)
+    counts = draws(sampler(temperature=temperature), logits, 6000)
+    likely = np.argsort(-expected)[:5]
+    for token in likely:
+        # Five standard deviations of a binomial: a wrong distribution fails, a fair one does not.
+        spread = 5 * np.sqrt(expected[token] * (1 - expected[token]) / 6000)
+        assert abs(counts[int(token)] / 6000 - expected[token]) < spread
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"top_k": 2}, {3, 2}),
+        ({"top_p": 0.6}, {3}),
+        ({"top_p": 0.7}, {3, 2}),
+        ({"min_p": 0.2}, {3, 2}),
+        ({"top_k": 3, "top_p": 0.99}, {3, 2, 1}),
+        ({"top_k": 1, "temperature": 2.0}, {3}),
+        ({"min_p": 0.2, "top_p": 0.5}, {3}),
+        ({}, {0, 1, 2, 3}),
+    ],
+)
+def test_filters_leave_the_likeliest(parameters: dict[str, float], expected: set[int]) -> None:
+    logits = row(*np.log([0.03, 0.1, 0.23, 0.64]))
+    assert set(draws(sampler(**parameters), logits)) == expected
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+def test_top_p_over_a_flat_vocabulary_sorts_what_it_must(top_p: float) -> None:
+    logits = np.random.default_rng(1).normal(0, 0.1, 20_000).astype(np.float32)
+    order = np.argsort(-logits, kind="stable")
+    kept = int(np.searchsorted(np.cumsum(softmax(logits)[order]), top_p)) + 1
+    allowed = set(order[: kept + 2].tolist())
+    assert set(draws(sampler(top_p=top_p), logits, 300)) <= allowed
+
+
+def test_a_seed_and_an_index_decide_every_draw() -> None:
+    logits = row(*range(8))
+    first = [sampler(index=0).draw(logits) for _ in range(3)]
+    assert len(set(first)) == 1
+    streams = [[s.draw(logits) for _ in range(50)] for s in (sampler(index=0), sampler(index=0), sampler(index=1))]
+    assert streams[0] == streams[1] != streams[2]
+
+
+@pytest.mark.parametrize("seed", [-(2**63), -1, 0, 2**63 - 1])
+def test_every_allowed_seed_works(seed: int) -> None:
+    assert sampler(seed=seed).draw(row(0, 0, 0)) in {0, 1, 2}
+
+
+def test_bias_and_bans_move_a_row_in_place() -> None:
+    logits = row(1, 2, 3)
+    sampler(logit_bias={0: 5.0}, banned=(2,)).adjust(logits)
+    assert logits.tolist() == [6, 2, float("-inf")]
+
+
+def test_penalties_count_what_was_written() -> None:
+    of = sampler(frequency_penalty=0.5, presence_penalty=1.0)
+    for token in (1, 1, 2):
+        of.accept(token)
+    logits = row(0, 0, 0)
+    of.adjust(logits)
+    assert logits.tolist() == [0, -2.0, -1.5]
+
+
+def test_repetition_penalty_counts_the_prompt_and_pushes_by_sign() -> None:
+    of = sampler(prompt=[0], repetition_penalty=2.0)
+    of.accept(1)
+    logits = row(4, -4, 4)
+    of.adjust(logits)
+    assert logits.tolist() == [2, -8, 4]
+
+
+def test_nothing_asked_means_nothing_to_adjust() -> None:
+    assert not sampler(temperature=0).adjusts
+    assert sampler(temperature=0).greedy
+
+
+def test_a_draw_never_lands_on_a_ruled_out_token() -> None:
+    logits = row(*([float("-inf")] * 300), 1.0, *([float("-inf")] * 300))
+    assert set(draws(sampler(), logits, 200)) == {300}
