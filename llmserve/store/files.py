@@ -6,20 +6,27 @@ import errno
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmserve.errors import InsufficientStorage, InvalidModel, InvalidRequest, PullFailed, StartupFailed
+from llmserve.errors import (
+    InsufficientStorage,
+    InvalidModel,
+    InvalidRequest,
+    LlmserveError,
+    PullFailed,
+    StartupFailed,
+)
 from llmserve.store.progress import PullProgress, Report
 
 CHUNK_BYTES = 4 * 1024 * 1024
 # Left free beside what a download needs, for manifests, logs and everybody else on the file system.
 MARGIN_BYTES = 128 * 1024 * 1024
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Disk full, quota reached, larger than a file may be.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +123,17 @@ def sha256_of(path: Path, report: Report) -> tuple[str, FileIdentity]:
     return digest.hexdigest(), identity
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path` (mode 0600): afterwards, and after a crash, it holds its old or its new content."""
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        rename_durably(Path(temporary), path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
+def write_durably(path: Path, content: bytes) -> None:
+    """Write the new file `path` (mode 0600) and wait until it is on the disk."""
+    with path.open("xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def rename_durably(source: Path, target: Path) -> None:
+    """Replace `target` by `source`, on the same file system: now and after a crash, it is the old file or the new."""
     source.replace(target)
     fsync_directory(target.parent)
 
@@ -159,14 +161,14 @@ def require_space(directory: Path, needed_bytes: int) -> None:
 
 
 @contextmanager
-def storage_errors(action: str) -> Iterator[None]:
-    """Turn an `OSError` of the block, which does `action`, into the error a user should see."""
+def storage_errors(action: str, otherwise: type[LlmserveError] = PullFailed) -> Iterator[None]:
+    """Turn an `OSError` of the block, which does `action`, into `InsufficientStorage` (no room) or `otherwise`."""
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise InsufficientStorage(f"no room on the disk to {action}: {error.strerror}") from error
-        raise PullFailed(f"cannot {action}: {error.strerror or error}") from error
+        raise otherwise(f"cannot {action}: {error.strerror or error}") from error
 
 
 def megabytes(size_bytes: int) -> str:

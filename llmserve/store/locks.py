@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llmserve.errors import StartupFailed
+from llmserve.store.files import storage_errors
+
 
 class Locks:
     """Named locks under one directory, which must exist.
 
     Their files stay behind, empty: removing one would let two holders lock two files of the same name. Order, so that
-    nobody waits in a circle: a model's lock, then a blob's, then nothing.
+    nobody waits in a circle: a model's or a file's lock, then a blob's or that of the names, then nothing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -24,7 +27,8 @@ class Locks:
     def held(self, kind: str, key: str) -> Iterator[None]:
         """Hold the lock of `key` (any text); blocks while another thread or process holds it."""
         name = hashlib.sha256(key.encode()).hexdigest()[:40]
-        descriptor = open_lock(self._root / f"{kind}-{name}")
+        with storage_errors("lock the store", StartupFailed):
+            descriptor = open_lock(self._root / f"{kind}-{name}")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

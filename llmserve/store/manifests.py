@@ -6,18 +6,26 @@ manifests/hf/<readable>-<hash>.json      names whose own text is no file name (l
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmserve.errors import InvalidModel
+from llmserve.errors import InvalidModel, StartupFailed
 from llmserve.store.blobs import is_sha256
-from llmserve.store.files import FileIdentity, inside, private_directory, storage_errors, write_atomically
-from llmserve.store.names import HubReference, LogicalName, Reference, shown
+from llmserve.store.files import (
+    FileIdentity,
+    fsync_directory,
+    inside,
+    private_directory,
+    rename_durably,
+    storage_errors,
+    write_durably,
+)
+from llmserve.store.names import Reference, shown
+from llmserve.store.scratch import scratch
 from llmserve.types import ModelFormat, from_json, to_json
 
 _MAX_BYTES = 64 * 1024
+_SLASH = "%2F"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,77 +57,83 @@ class DamagedModel:
 class Manifests:
     """The directory of manifests. Blocking; a reader sees a manifest's old or its new content, never a mixture."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, scratch_root: Path) -> None:
         self._root = root
+        self._scratch_root = scratch_root
 
     def read(self, reference: Reference) -> Manifest | None:
         """The manifest of a model, None where it is not installed. Raises `InvalidModel` for a damaged one."""
-        path = self._path(reference)
-        manifest = _load(path, str(reference))
-        if manifest is not None and manifest.name != str(reference):
-            raise InvalidModel(
-                f"the manifest of `{reference}` is damaged: it names another model", hint=_repair_hint(str(reference))
-            )
-        return manifest
+        return _load(self._path(reference))
 
     def read_all(self) -> tuple[tuple[Manifest, ...], tuple[DamagedModel, ...]]:
         """Every manifest, and what could not be read, each sorted by name."""
         manifests: list[Manifest] = []
         damaged: list[DamagedModel] = []
-        for path in sorted(self._root.glob("*/*.json")):
-            name = f"{path.parent.name}:{path.stem}"
+        for path in self._root.glob("*/*.json"):
             try:
-                manifest = _load(path, name)
+                manifest = _load(path)
             except InvalidModel as error:
-                damaged.append(DamagedModel(name, error.message))
+                damaged.append(DamagedModel(_name(path), error.message))
                 continue
             if manifest is not None:
                 manifests.append(manifest)
-        return tuple(sorted(manifests, key=lambda manifest: manifest.name)), tuple(damaged)
+        return (
+            tuple(sorted(manifests, key=lambda manifest: manifest.name)),
+            tuple(sorted(damaged, key=lambda model: model.name)),
+        )
 
     def write(self, reference: Reference, manifest: Manifest) -> None:
+        """Make the model visible under its name. Raises `InsufficientStorage` or `PullFailed`."""
         path = self._path(reference)
         private_directory(path.parent)
-        with storage_errors("write the manifest"):
-            write_atomically(path, to_json(manifest, indent=2).encode())
+        with storage_errors("write the manifest"), scratch(self._scratch_root) as area:
+            temporary = area.path / "manifest"
+            write_durably(temporary, to_json(manifest, indent=2).encode())
+            rename_durably(temporary, path)
 
     def remove(self, reference: Reference) -> bool:
         """Remove the manifest; False where there was none."""
-        try:
-            self._path(reference).unlink()
-        except FileNotFoundError:
-            return False
+        path = self._path(reference)
+        with storage_errors("remove the manifest", StartupFailed):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return False
+            # Before its blob goes: after a crash there may be a blob without a manifest, never the reverse.
+            fsync_directory(path.parent)
         return True
 
     def _path(self, reference: Reference) -> Path:
-        if isinstance(reference, LogicalName):
-            return inside(self._root, reference.family, f"{reference.tag}.json")
-        text = str(reference)
-        kind = "hf" if isinstance(reference, HubReference) else "pypi"
-        readable = re.sub(r"[^A-Za-z0-9]+", "-", text.partition(":")[2])[:60].strip("-")
-        return inside(self._root, kind, f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json")
+        directory, _, rest = str(reference).partition(":")
+        return inside(self._root, directory, f"{rest.replace('/', _SLASH)}.json")
 
 
-def _load(path: Path, name: str) -> Manifest | None:
+def _name(path: Path) -> str:
+    return f"{path.parent.name}:{path.stem.replace(_SLASH, '/')}"
+
+
+def _load(path: Path) -> Manifest | None:
+    name = _name(path)
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InvalidModel(f"cannot read the manifest of `{name}`: {error.strerror}") from error
+        raise InvalidModel(f"cannot read the manifest of `{shown(name)}`: {error.strerror}") from error
     try:
         if len(content) > _MAX_BYTES:
             raise ValueError("it is too large")
         manifest = from_json(Manifest, content)
+        if manifest.name != name:
+            raise ValueError(f"it names `{manifest.name}`")
         if not is_sha256(manifest.sha256):
             raise ValueError("its digest is not a SHA-256")
     except ValueError as error:
         # Only the first line: pydantic's messages quote the content after it.
         reason = shown(str(error).partition("\n")[0])
-        raise InvalidModel(f"the manifest of `{name}` is damaged: {reason}", hint=_repair_hint(name)) from error
+        raise InvalidModel(
+            f"the manifest of `{shown(name)}` is damaged: {reason}",
+            hint=f"remove it with `llmserve rm {shown(name)}` and pull the model again",
+        ) from error
     return manifest
-
-
-def _repair_hint(name: str) -> str:
-    return f"remove it with `llmserve rm {name}` and pull the model again"

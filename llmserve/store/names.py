@@ -17,7 +17,8 @@ from typing import TypeAlias
 
 from llmserve.errors import InvalidRequest
 
-MAX_NAME_LENGTH = 512
+# With its slashes escaped, a name must still be the name of one file.
+MAX_NAME_LENGTH = 200
 
 # One component of a logical name: 1 to 64 characters, starting and ending with a letter or digit.
 _COMPONENT = r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"

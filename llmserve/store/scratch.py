@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmserve.store.files import storage_errors
 from llmserve.store.locks import open_lock, try_lock
 
 _OWNER = "owner"
@@ -30,7 +31,20 @@ class Scratch:
 
 @contextmanager
 def scratch(root: Path) -> Iterator[Scratch]:
-    """A new directory under `root`, which must exist; removed at the end. Removes those of dead processes first."""
+    """A new directory under `root`, which must exist; removed at the end. Removes those of dead processes first.
+
+    Raises `InsufficientStorage` or `PullFailed` where it cannot be made.
+    """
+    with storage_errors("make a working directory"):
+        area = _create(root)
+    try:
+        yield area
+    finally:
+        shutil.rmtree(area.path, ignore_errors=True)
+        os.close(area.lock)
+
+
+def _create(root: Path) -> Scratch:
     gate = open_lock(root / ".gate")
     try:
         # Between a directory's creation and its lock nobody may take it for a dead one.
@@ -39,13 +53,9 @@ def scratch(root: Path) -> Iterator[Scratch]:
         path = Path(tempfile.mkdtemp(prefix="pull-", dir=root))
         lock = open_lock(path / _OWNER)
         fcntl.flock(lock, fcntl.LOCK_EX)
+        return Scratch(path, lock)
     finally:
         os.close(gate)
-    try:
-        yield Scratch(path, lock)
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
 
 
 def _reclaim(root: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from llmserve.errors import InvalidModel, InvalidRequest, ModelNotFound
 from llmserve.store.blobs import Blobs, Expected
 from llmserve.store.catalog import Catalog, load_catalog
-from llmserve.store.files import current_identity, open_regular, private_directory
+from llmserve.store.files import current_identity, private_directory
 from llmserve.store.locks import Locks
 from llmserve.store.manifests import DamagedModel, Manifest, Manifests
 from llmserve.store.names import (
@@ -46,7 +46,7 @@ class Store:
         self._given_catalog = catalog
         self._locks = Locks(self._home / "locks")
         self._blobs = Blobs(self._home / "blobs", self._home / "scratch", self._locks)
-        self._manifests = Manifests(self._home / "manifests")
+        self._manifests = Manifests(self._home / "manifests", self._home / "scratch")
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -105,6 +105,8 @@ class Store:
         whose file changed or whose manifest is damaged can be removed too. Raises `ModelNotFound`.
         """
         reference = self._reference(name)
+        if not self._home.is_dir():
+            raise self._not_found(name, reference)
         self._prepare()
         with self._locks.held("model", str(reference)):
             try:
@@ -123,9 +125,7 @@ class Store:
         if is_path(name):
             from llmserve.store.sources import local
 
-            path = local.locate(Path(name))
-            with open_regular(path):  # before the inspector waits on a pipe or reads a device
-                return _inspect(path)
+            return _inspect(local.locate(Path(name)))
         return _inspect(Path(self.find(name).path))
 
     def adopt(self, path: Path, progress: Report | None = None) -> InstalledModel:
@@ -136,16 +136,17 @@ class Store:
         from llmserve.store.sources import local
 
         resolved = local.locate(path)
-        known = self._adopted(resolved)
-        if known is not None and not self._problem(known):
-            return self._installed(known)
+        if installed := self._intact_local(resolved):
+            return installed
         report = progress or ignore_progress
-        artifact = local.fetch(resolved, report)
         self._prepare()
-        # One lock for all local names: two files of one name must not both find it free.
-        with self._locks.held("adopt", "local"):
-            reference = parse_name(known.name) if known else self._free_local_name(path.stem, artifact)
-            return self._register(reference, artifact, report)
+        with self._locks.held("file", str(resolved)):
+            if installed := self._intact_local(resolved):
+                return installed
+            artifact = local.fetch(resolved, report)
+            # One lock for all names of local files: two files must not both find a name free.
+            with self._locks.held("names", "local"):
+                return self._register(self._local_reference(resolved, path.stem, artifact.sha256), artifact, report)
 
     # --- names ---
 
@@ -170,13 +171,16 @@ class Store:
             hint = f"{did_you_mean}`llmserve list` shows the models that are here"
         return ModelNotFound(f"there is no model `{shown(name)}` here", param="model", hint=hint)
 
-    def _free_local_name(self, stem: str, artifact: Artifact) -> LogicalName:
+    def _local_reference(self, resolved: Path, stem: str, sha256: str) -> Reference:
+        """The name a local file has, or the one it gets."""
+        if known := self._adopted(resolved):
+            return parse_name(known.name)
         reference = local_name(stem)
         try:
             taken = self._manifests.read(reference) is not None
         except InvalidModel:
             taken = True
-        return LogicalName(f"{reference.family}-{artifact.sha256[:8]}", reference.tag) if taken else reference
+        return LogicalName(f"{reference.family}-{sha256[:8]}", reference.tag) if taken else reference
 
     # --- manifests ---
 
@@ -187,6 +191,10 @@ class Store:
         except InvalidModel:
             return None
         return self._installed(manifest) if manifest and not self._problem(manifest) else None
+
+    def _intact_local(self, resolved: Path) -> InstalledModel | None:
+        known = self._adopted(resolved)
+        return self._installed(known) if known and not self._problem(known) else None
 
     def _adopted(self, resolved: Path) -> Manifest | None:
         manifests, _ = self._manifests.read_all()

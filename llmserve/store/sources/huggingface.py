@@ -6,7 +6,6 @@ are fetched; what else of a repository may ever be is decided by `is_allowed_fil
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmserve.errors import InsufficientStorage, InvalidRequest, LlmserveError, ModelNotFound, PullFailed
 from llmserve.store.blobs import Expected, is_sha256
-from llmserve.store.files import require_space, sha256_of
+from llmserve.store.files import NO_ROOM, require_space, sha256_of
 from llmserve.store.names import HubReference, parse_name, shown
 from llmserve.store.progress import PullProgress, Report
 from llmserve.store.sources.artifact import Artifact
@@ -244,7 +243,7 @@ def _translated(error: Exception, reference: HubReference) -> LlmserveError:
         return _status_error(error.response.status_code, error.response.headers.get("Retry-After"), repository)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return PullFailed("the Hub is not asked while HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return InsufficientStorage(f"no room on the disk of the Hugging Face cache: {error.strerror}")
     reason = shown(str(error).partition("\n")[0], 200) or type(error).__name__
     return PullFailed(
