@@ -6,24 +6,22 @@ A field's description is its row in `docs/api.md`. None (or an empty tuple) mean
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
     BeforeValidator,
     FailFast,
     Field,
     StrictBool,
     StrictInt,
-    StrictStr,
     model_validator,
 )
 
 from llmserve.openai.fields import CHAT_POLICY, COMPLETION_POLICY, STREAM_OPTIONS_POLICY, Policy
-from llmserve.openai.json import dump_json, nesting_depth
 from llmserve.openai.messages import Message
-from llmserve.openai.schema import Line, Number, Schema, refuse
+from llmserve.openai.response_format import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, ResponseFormat
+from llmserve.openai.schema import Line, Number, Schema, refuse, vanishes
 
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 64
@@ -31,8 +29,6 @@ MAX_CHOICES = 8
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_BIASES = 1024
-MAX_SCHEMA_BYTES = 64 * 1024
-MAX_SCHEMA_DEPTH = 32
 TOKEN_ID_LIMIT = 2**31
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
@@ -43,40 +39,6 @@ class StreamOptions(Schema):
     policy: ClassVar[Policy] = STREAM_OPTIONS_POLICY
 
     include_usage: StrictBool = False
-
-
-def _bounded_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    if nesting_depth(schema) > MAX_SCHEMA_DEPTH:
-        refuse(f"must be nested at most {MAX_SCHEMA_DEPTH} deep")
-    if len(dump_json(schema)) > MAX_SCHEMA_BYTES:
-        refuse(f"must be at most {MAX_SCHEMA_BYTES // 1024} KiB of JSON")
-    return schema
-
-
-class JsonSchema(Schema):
-    """A JSON schema the answer must follow; `definition` (`schema` in a request) is bounded but not yet compiled."""
-
-    place: ClassVar[str] = "response_format.json_schema."
-
-    name: Annotated[StrictStr, Field(min_length=1, max_length=64)]
-    definition: Annotated[dict[str, Any], AfterValidator(_bounded_schema)] = Field(alias="schema")
-    strict: StrictBool = False
-    description: Annotated[StrictStr, Field(max_length=4096)] | None = None
-
-
-class ResponseFormat(Schema):
-    place: ClassVar[str] = "response_format."
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _check_schema_belongs(self) -> Self:
-        if self.type == "json_schema" and self.json_schema is None:
-            refuse("is required with the type `json_schema`", "json_schema")
-        if self.type != "json_schema" and self.json_schema is not None:
-            refuse("belongs to the type `json_schema`", "json_schema")
-        return self
 
 
 def _stop_strings(stop: object) -> tuple[str, ...]:
@@ -100,7 +62,7 @@ def _biases(biases: object) -> dict[int, float]:
     for token, bias in biases.items():
         if not _TOKEN_ID.fullmatch(str(token)) or int(token) >= TOKEN_ID_LIMIT:
             refuse(f"must have token ids as keys, decimal and below {TOKEN_ID_LIMIT}")
-        if type(bias) not in {int, float} or not -100 <= bias <= 100:
+        if type(bias) not in {int, float} or not -100 <= bias <= 100 or vanishes(bias):
             refuse("must have numbers from -100 to 100 as values")
         result[int(token)] = float(bias)
     return result

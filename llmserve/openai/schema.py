@@ -23,25 +23,28 @@ from llmserve.errors import InvalidRequest, UnsupportedParameter
 from llmserve.openai.fields import Policy, Refused
 
 MAX_IGNORED_FIELDS = 32
+MAX_FIELD_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 64
 MAX_MESSAGE_CHARACTERS = 200
 
 _UNPRINTABLE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-# Engines compute in 32 bits, and dividing by a number below this one gives infinity there.
-_SMALLEST_NUMBER = 2.0**-126
+_SMALLEST_NORMAL_FLOAT32 = 2.0**-126
 
 
 class IgnoredFields:
     """The unknown fields met in one request, each once and in a form that is safe in a header or a log line.
 
-    A name is cut at 64 characters, odd characters become `?`, and only the first 32 names are kept.
+    A name is cut at 64 characters, odd characters become `?`, and only the first 32 names are kept. A name of more
+    than 1024 characters is no field anybody meant, and refused.
     """
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
 
     def add(self, place: str, name: str) -> None:
+        if len(name) > MAX_FIELD_CHARACTERS:
+            refuse(f"has a field whose name is longer than {MAX_FIELD_CHARACTERS} characters")
         if len(self._names) < MAX_IGNORED_FIELDS:
             self._names[place + _printable(name)] = None
 
@@ -102,6 +105,14 @@ def refuse(predicate: str, *at: str | int, unsupported: bool = False) -> NoRetur
     raise PydanticCustomError(kind, "{predicate}", {"predicate": predicate, "at": at})
 
 
+def vanishes(number: float) -> bool:
+    """Whether `number` is not zero but loses its meaning in 32 bits, in which engines compute.
+
+    Dividing by such a number gives infinity there.
+    """
+    return 0 < abs(number) < _SMALLEST_NORMAL_FLOAT32
+
+
 def invalid_request(error: ValidationError) -> InvalidRequest:
     """The first thing wrong in a request, as a 400 that names the field and never repeats its value."""
     first = error.errors(include_url=False, include_input=False)[0]
@@ -145,7 +156,7 @@ def _path(parts: tuple[str | int, ...]) -> str:
 
 
 def _printable(name: str) -> str:
-    return _UNPRINTABLE.sub("?", name[:MAX_NAME_CHARACTERS])
+    return _UNPRINTABLE.sub("?", name[:MAX_NAME_CHARACTERS]) or "?"
 
 
 def _without_control_characters(text: str) -> str:
@@ -155,7 +166,7 @@ def _without_control_characters(text: str) -> str:
 
 
 def _not_vanishing(number: float) -> float:
-    if 0 < abs(number) < _SMALLEST_NUMBER:
+    if vanishes(number):
         refuse("is too close to zero")
     return number
 
