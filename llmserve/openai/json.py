@@ -35,7 +35,7 @@ def parse_json(raw: bytes) -> object:
     """The value that `raw` holds: str, int, float, bool, None, list or dict, nested at most `MAX_DEPTH` deep.
 
     Strings and keys hold neither U+0000 nor lone surrogates, keys are unique in their object, numbers are finite.
-    A request of 25 KB takes about 0.3 ms, the worst one of 10 MB some hundred, so a large body belongs in a thread.
+    A request of 25 KB takes about 0.3 ms, a hostile one of 10 MB up to 0.4 s: a large body belongs in a thread.
     Raises `InvalidRequest` for anything else; the message never repeats more than a few characters of the input.
     """
     text = _decode(raw)

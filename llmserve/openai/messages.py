@@ -63,7 +63,9 @@ def _part_text(part: Any, index: int, ignored: object) -> str:
     text = part.get("text")
     if not isinstance(text, str):
         refuse("must be a string", index, "text")
-    for name in part.keys() - {"type", "text"}:
+    for name, value in part.items():
+        if name in {"type", "text"} or value is None:
+            continue
         if isinstance(ignored, IgnoredFields):
             ignored.add("messages[].content[].", name)
         else:
