@@ -537,7 +537,7 @@ def test_mutations_are_refused_or_inspected(variant: str, tmp_path: Path) -> Non
         content = sound_model("lfm2", keys, layers=2).build()
     else:
         content = sound_model().build()
-    chance = random.Random(variant)  # noqa: S311 - the same mutations every time
+    chance = random.Random(variant)
     refused = 0
     for _ in range(700):
         path.write_bytes(mutated(content, chance))
