@@ -51,7 +51,9 @@ def _idle(accelerators: Sequence[Accelerator], chosen: Placement, settings: Sett
         if accelerator.device in used:
             continue
         if settings.gpu_layers is not None:
-            reason = f"`gpu_layers` is {settings.gpu_layers}"
+            reason = (
+                f"the {settings.gpu_layers} layers asked for fit on {listed(used)}" if used else "`gpu_layers` is 0"
+            )
         elif used and not chosen.is_partial:
             reason = f"the model fits on {listed(used)}"
         else:

@@ -86,6 +86,13 @@ def test_gpu_layers_asked_for_are_exact_and_capped() -> None:
     assert (everything.devices, everything.gpu_layers) == (("cuda:0",), 33)
 
 
+def test_layers_asked_for_take_one_gpu_when_one_is_enough() -> None:
+    decided = plan(machine("a100_80gb_x2"), models.LLAMA31_70B, Settings(gpu_layers=20))
+    assert (decided.devices, decided.gpu_split) == (("cuda:0", "cpu"), (20,))
+    unused = {refusal.option: refusal.reason for refusal in decided.refused}["cuda:1"]
+    assert unused.endswith("the 20 layers asked for fit on cuda:0")
+
+
 def test_gpu_layers_asked_for_are_kept_even_if_they_do_not_fit() -> None:
     decided = plan(machine("rtx_3060_12gb"), models.LLAMA31_70B, Settings(gpu_layers=60))
     assert (decided.gpu_layers, decided.context, decided.fits) == (60, 2048, False)
