@@ -25,6 +25,8 @@ from llmserve.types import EnginePlan, from_json
 # default) for it after a step.
 _SWITCH_SECONDS = 0.0005
 _EX_SOFTWARE = 70
+# A worker whose gateway is gone is itself gone within two seconds.
+_INSIST_SECONDS = 1.5
 _PR_SET_PDEATHSIG = 1
 
 
@@ -61,7 +63,7 @@ async def _serve(socket: Path, loader: Loader) -> None:
         timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
-    threading.Thread(target=_watch_lifeline, args=(server,), name="lifeline", daemon=True).start()
+    threading.Thread(target=_watch_lifeline, name="lifeline", daemon=True).start()
     serving = asyncio.ensure_future(server.serve())
     try:
         await loader.load()
@@ -90,12 +92,13 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
-def _watch_lifeline(server: object) -> None:
+def _watch_lifeline() -> None:
     """Wait for the end of standard input, then ask for a graceful stop, then insist."""
-    while sys.stdin.buffer.read(4096):
+    # Not through sys.stdin, whose lock a thread that never returns would hold at the interpreter's end.
+    while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-    threading.Event().wait(1.5)
+    threading.Event().wait(_INSIST_SECONDS)
     os._exit(0)
 
 

@@ -18,6 +18,8 @@ Logits = npt.NDArray[np.float32]
 _TOP_P_CANDIDATES = 1024
 # The inverse of the cumulative distribution is found block by block, which saves a pass over the whole vocabulary.
 _BLOCK = 256
+# Dividing by less than this overflows float32; the likeliest token is all that would be left anyway.
+_GREEDY_BELOW = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        return self._parameters.temperature == 0
+        return self._parameters.temperature < _GREEDY_BELOW
 
     @property
     def adjusts(self) -> bool:
