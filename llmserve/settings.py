@@ -124,7 +124,8 @@ def _from_file(path: Path) -> dict[str, Any]:
     known = {field.name for field in fields(Settings)}
     for key in data:
         if key not in known:
-            raise SettingsError(f"{path}: unknown setting `{key}`", param=key, hint=f"known: {', '.join(sorted(known))}")
+            names = ", ".join(sorted(known))
+            raise SettingsError(f"{path}: unknown setting `{key}`", param=key, hint=f"known: {names}")
     return {key: _checked(key, value, str(path)) for key, value in data.items()}
 
 

@@ -9,7 +9,6 @@ None: nothing here is ever invented.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -241,7 +240,6 @@ class InstalledModel:
 T = TypeVar("T")
 
 
-@cache
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     # Imported late: only the commands that read or print JSON pay for pydantic.
     from pydantic import TypeAdapter

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmserve.errors import InvalidRequest
-from llmserve.openai.requests import ResponseFormat
+from llmserve.openai.response_format import ResponseFormat
 
 # llguidance's own bounds, tightened: a schema that needs more gets a 400 instead of the engine's time.
 _MAX_GRAMMAR_SIZE = 500_000

@@ -214,6 +214,8 @@ class _BatchBuffers:
 def _load(path: Path, plan: EnginePlan, progress: Callable[[float], None]) -> Any:
     parameters = llama_cpp.llama_model_default_params()
     parameters.n_gpu_layers = plan.gpu_layers
+    split = _tensor_split(plan)
+    parameters.tensor_split = split
 
     @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator]
     def report(done: float, _: Any) -> bool:
@@ -225,6 +227,15 @@ def _load(path: Path, plan: EnginePlan, progress: Callable[[float], None]) -> An
     if model is None:
         raise InvalidModel("llama.cpp refused the model file", hint="the worker's log has llama.cpp's own words")
     return model
+
+
+def _tensor_split(plan: EnginePlan) -> Any:
+    """The planned number of layers for each GPU that llama.cpp sees; 0 keeps it off those the plan left out."""
+    split = (ctypes.c_float * int(llama_cpp.llama_max_devices()))()
+    for device, layers in zip(plan.devices, plan.gpu_split, strict=False):
+        _, _, index = device.partition(":")
+        split[int(index)] = layers
+    return split if plan.gpu_split else None
 
 
 def _open_context(model: Any, plan: EnginePlan, slots: int) -> Any:

@@ -45,14 +45,13 @@ _LAYER_TENSOR = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,9})\.")
 # Tensors of llama.cpp's output layer (`LLM_TENSOR_LAYER_OUTPUT` in `src/llama-arch.cpp`), by how their names begin.
 _OUTPUT_PREFIXES = ("output", "cls", "dense_2", "dense_3", "enc.output_norm", "dec.output_norm", "altup_", "hc_head")
 _EMBEDDING_TENSOR = "token_embd.weight"
-_OUTPUT_TENSOR = "output.weight"
 
 
 def describe(header: GgufHeader) -> ModelInfo:
     """What the planner and the user want to know of the model. Raises `InvalidModel` if the header makes no sense.
 
-    `output_bytes` counts the token embeddings once more if there is no output matrix of its own: llama.cpp then
-    loads them a second time as the output layer, except where both stay in RAM.
+    Every tensor counts once: a file without an output matrix of its own has only a norm in `output_bytes`, and the
+    planner adds the copy of the token embeddings that llama.cpp makes when the output layer is offloaded.
     """
     _refuse_parts(header)
     parameters = Hyperparameters(header)
@@ -62,9 +61,6 @@ def describe(header: GgufHeader) -> ModelInfo:
     kind = _kind(parameters)
     _check_embeddings(header, parameters, embedding_length)
     layer_bytes, input_bytes, output_bytes = _tensor_bytes(header, layer_count)
-    sizes = {tensor.name: tensor.size_bytes for tensor in header.tensors}
-    if kind == "generate" and _OUTPUT_TENSOR not in sizes:
-        output_bytes += sizes.get(_EMBEDDING_TENSOR, 0)
     shapes = cache_shapes(parameters, layer_count, embedding_length)
     types = Counter(tensor.type.name for tensor in header.tensors)
     return ModelInfo(
