@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.routing import Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from llmserve.api.envelope import Envelope
 from llmserve.api.gateway import Gateway
 from llmserve.api.guards import Guards
 from llmserve.api.routes import Routes
-from llmserve.errors import NotFound
 from llmserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,9 +35,5 @@ def build_app(gateway: Gateway) -> ASGIApp:
         await gateway.close()
 
     # `Router` itself and not the `Starlette` class: errors pass through to the envelope, which alone answers them.
-    router = Router(routes, redirect_slashes=False, default=_no_route, lifespan=lifespan)
+    router = Router(routes, redirect_slashes=False, lifespan=lifespan)
     return Envelope(Guards(router, gateway.settings, gateway.limits), gateway.metrics, routes)
-
-
-async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    raise NotFound("there is no such route")

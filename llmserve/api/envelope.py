@@ -45,10 +45,14 @@ class Envelope:
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         started_at = time.perf_counter()
+        # With an `app` in the scope the router raises what it would otherwise answer in plain text.
+        scope["app"] = self
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             pass  # Nobody is left to answer.
+        except HTTPException as error:
+            await exchange.fail(*_router_refusal(error))
         except Exception as error:
             await exchange.fail(as_answer(error, exchange.request_id))
         finally:
@@ -61,12 +65,16 @@ def as_answer(error: Exception, request_id: str) -> LlmserveError:
     """`error` as a client may see it: what is not of the tree, or a 500, is logged and becomes an internal error."""
     if isinstance(error, LlmserveError) and error.status != 500:
         return error
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        return MethodNotAllowed("this method is not allowed here")
-    if isinstance(error, HTTPException) and error.status_code == 404:
-        return NotFound("there is no such route")
     _log.error("request %s failed", request_id, exc_info=error)
     return internal_error(request_id)
+
+
+def _router_refusal(error: HTTPException) -> tuple[LlmserveError, HeaderList]:
+    """The router's 404 or 405 in our words."""
+    if error.status_code != 405:
+        return NotFound("there is no such route"), []
+    allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+    return MethodNotAllowed(f"allowed here: {allowed}"), [(b"allow", allowed.encode())]
 
 
 class _Exchange:
@@ -98,12 +106,12 @@ class _Exchange:
             message["headers"] = [*message.get("headers", ()), *self._headers]
         await self._send(message)
 
-    async def fail(self, error: LlmserveError) -> None:
+    async def fail(self, error: LlmserveError, more_headers: HeaderList | None = None) -> None:
         """Answer `error`. An answer that has begun is left unfinished, which makes the server cut the connection."""
         if self.status is not None:
             return
         body = dump_json(error.body())
-        headers = [*json_headers(body), *error_headers(error)]
+        headers = [*json_headers(body), *error_headers(error), *(more_headers or ())]
         if self._body_pending:
             headers.append((b"connection", b"close"))
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})

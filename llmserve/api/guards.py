@@ -49,7 +49,7 @@ class Guards:
         own_name = (settings.host,) if settings.host else ()
         self._hosts = HostPolicy((*own_name, *(settings.allowed_hosts or ())))
         self._origins = OriginPolicy(settings.allowed_origins or ())
-        self._keys = KeyPolicy(settings.api_key) if settings.api_key else None
+        self._keys = KeyPolicy(settings.api_key, limits) if settings.api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -164,11 +164,10 @@ class KeyPolicy:
     the right one is served throughout.
     """
 
-    def __init__(self, key: str, *, burst: int = 100, per_second: float = 10.0) -> None:
+    def __init__(self, key: str, limits: Limits) -> None:
         self._digest = _digest(key.encode())
-        self._burst = burst
-        self._per_second = per_second
-        self._allowance = float(burst)
+        self._limits = limits
+        self._allowance = float(limits.wrong_keys)
         self._counted_at = time.monotonic()
 
     def check(self, headers: RawHeaders) -> None:
@@ -192,7 +191,8 @@ class KeyPolicy:
 
     def _may_fail(self) -> bool:
         now = time.monotonic()
-        self._allowance = min(self._burst, self._allowance + (now - self._counted_at) * self._per_second)
+        regained = (now - self._counted_at) * self._limits.wrong_keys_per_second
+        self._allowance = min(self._limits.wrong_keys, self._allowance + regained)
         self._counted_at = now
         if self._allowance < 1:
             return False

@@ -11,7 +11,8 @@ class Limits:
 
     header_bytes, header_lines, url_bytes: of one request head. body_bytes: of one request body.
     header_seconds, body_seconds: how long a client may take to send each. send_stall_seconds: how long a client may
-    read nothing while bytes wait for it. connections: open at once.
+    read nothing while bytes wait for it. connections: open at once. wrong_keys: requests with a missing or wrong key
+    that get an honest 401 in a row, and wrong_keys_per_second: how fast that allowance comes back.
     grace_seconds: how long a stream waits for its first event before the status line is sent; until then a failure
     is a real HTTP status. keep_alive_seconds: between comments in a silent stream.
     first_byte_seconds: a streaming worker's silence; answer_seconds: a whole answer that is not streamed.
@@ -26,6 +27,8 @@ class Limits:
     body_seconds: float = 30.0
     send_stall_seconds: float = 30.0
     connections: int = 1024
+    wrong_keys: int = 100
+    wrong_keys_per_second: float = 10.0
     grace_seconds: float = 1.0
     keep_alive_seconds: float = 5.0
     first_byte_seconds: float = 300.0

@@ -14,6 +14,9 @@ from llmserve.settings import DEFAULT_HOST, DEFAULT_PORT, Settings
 
 _BACKLOG = 1024
 _PROBE_SECONDS = 1.0
+# Connections inherit it. The kernel's own choice swallows megabytes, so that a whole answer would be generated for a
+# client that reads none of it.
+_SEND_BUFFER_BYTES = 64 * 1024
 
 
 def check_exposure(settings: Settings) -> bool:
@@ -40,9 +43,11 @@ def bind(settings: Settings) -> socket.socket:
     port = DEFAULT_PORT if settings.port is None else settings.port
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise _failure(f"{host}:{port}", error) from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    return listener
 
 
 def shown_address(listener: socket.socket) -> str:
@@ -72,6 +77,7 @@ def _bind_unix(path: Path) -> socket.socket:
             listener.bind(str(path))
         finally:
             os.umask(mask)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
