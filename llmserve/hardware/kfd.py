@@ -90,7 +90,7 @@ def _memory(device: Path, shared: bool) -> tuple[int | None, int | None]:
         size = whole_number(read_text(device / f"mem_info_{kind}_total"))
         used = whole_number(read_text(device / f"mem_info_{kind}_used"))
         if size is None or used is None:
-            return size, None
+            return None if size is None else total + size, None
         total += size
         free += max(0, size - used)
     return total, free
