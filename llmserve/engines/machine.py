@@ -15,8 +15,8 @@ from llmserve.types import Engine, EngineInfo, HardwareInfo
 def probe(*, timeout: float = 5.0, home: Path | None = None) -> HardwareInfo:
     """Probe hardware and engines at once; blocks about as long as the slowest probe, a second over `timeout` at most.
 
-    `home` is the data directory, where engines with an environment of their own are looked for. Never raises: each
-    probe that comes back with nothing says why in `notes`. Call it in a thread where an event loop runs.
+    `home` is the data directory, where engines with an environment of their own are looked for. No machine makes
+    it raise: each probe that comes back with nothing says why in `notes`. Call it in a thread where an event loop runs.
     """
     deadline = time.monotonic() + timeout + GRACE_SECONDS
     llama_probe = in_thread(lambda: llama_cpp.probe(timeout))

@@ -29,7 +29,7 @@ GRACE_SECONDS = 1.0
 def probe_machine(*, timeout: float = 5.0, engines: tuple[EngineInfo, ...] = ()) -> HardwareInfo:
     """Probe this machine. Blocks about as long as the slowest probe, at most a second over `timeout`.
 
-    Never raises: a probe that fails leaves its facts unknown and its reason in `notes`.
+    No machine makes it raise: a probe that fails leaves its facts unknown and its reason in `notes`.
     """
     system, environ = sys.platform, os.environ
     deadline = time.monotonic() + timeout + GRACE_SECONDS

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import pynvml
 
 MIB = 2**20
+T = TypeVar("T")
 
 
-def refuse(code: int) -> Any:
+def refuse(code: int) -> NoReturn:
     raise pynvml.NVMLError(code)
 
 
@@ -79,5 +80,5 @@ class FakeNvml:
         found = slices[index] if index < len(slices) else None
         return found or refuse(pynvml.NVML_ERROR_NOT_FOUND)
 
-    def _fact(self, gpu: FakeGpu, name: str, value: Callable[[], Any]) -> Any:
+    def _fact(self, gpu: FakeGpu, name: str, value: Callable[[], T]) -> T:
         return refuse(gpu.errors[name]) if name in gpu.errors else value()
