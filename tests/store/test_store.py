@@ -18,7 +18,8 @@ from llmserve.errors import InvalidModel, InvalidRequest, ModelNotFound, PullFai
 from llmserve.store.catalog import Catalog, CatalogModel, Variant
 from llmserve.store.progress import PullProgress
 from llmserve.store.store import Store
-from tests.store.conftest import catalog_of, leftovers, visible_files
+from tests.store.conftest import leftovers, visible_files
+from tests.store.wheels import catalog_of
 from tests.tiny_gguf import write_tiny_model
 
 
