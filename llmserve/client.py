@@ -13,6 +13,7 @@ from typing import Any, Self
 import httpx2
 
 from llmserve.errors import DeadlineExceeded, LlmserveError, Unavailable
+from llmserve.fleet.status import ModelStatus
 from llmserve.openai.sse import EventParser
 
 SERVICE = "llmserve"
@@ -108,17 +109,27 @@ class Gateway:
         """The entries of `GET /v1/models`, in OpenAI's shape."""
         return _list(self._request("GET", "/v1/models"), "data")
 
-    def ps(self) -> list[dict[str, Any]]:
-        """The loaded models as the server reports them."""
-        return _list(self._request("GET", "/admin/ps"), "models")
+    def ps(self) -> tuple[ModelStatus, ...]:
+        """The models that are loaded, loading, or failed to load."""
+        from llmserve.types import from_json
+
+        models = _list(self._request("GET", "/admin/ps"), "models")
+        try:
+            return tuple(from_json(ModelStatus, json.dumps(model)) for model in models)
+        except ValueError as error:
+            raise Unavailable(
+                "the server's answer is not understood",
+                hint="is it of another version? `llmserve --version` shows ours",
+            ) from error
 
     def load(self, model: str) -> None:
         """Load `model` and return when it is ready, however long that takes; nothing to do if it already is."""
         self._request("POST", "/admin/load", body={"model": model}, timeout=_PATIENT)
 
-    def stop(self, model: str) -> None:
-        """Unload `model`; requests it is answering are cut off."""
-        self._request("POST", "/admin/stop", body={"model": model})
+    def stop(self, model: str) -> bool:
+        """Unload `model` and return when it is gone; False when it was not loaded. Raises `Conflict` while in use."""
+        answer = self._request("POST", "/admin/stop", body={"model": model}, timeout=_PATIENT)
+        return answer.get("stopped") is True
 
     def chat(self, request: Mapping[str, Any]) -> Generator[ChatEvent]:
         """Stream the answer to a chat request: `TextDelta`s, then exactly one `Finish`.

@@ -48,6 +48,13 @@ class LazyGroup(click.Group):
             raise UnknownCommand(name, similar[0] if similar else None)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Else click would write an empty line.
+            raise click.exceptions.Exit(_INTERRUPTED) from None
+
 
 class UnknownCommand(click.UsageError):
     """A command that does not exist, and the one that was probably meant."""

@@ -33,7 +33,7 @@ def command(model: str, as_json: bool, hardware: Path | None, **flags: Any) -> N
 
     settings = load_settings(flags)
     info = _inspect(settings, model)
-    decided = plan(_this_machine() if hardware is None else read_hardware(hardware), info, settings)
+    decided = plan(_this_machine(settings) if hardware is None else read_hardware(hardware), info, settings)
     if as_json:
         print_json(decided)
     else:
@@ -61,10 +61,11 @@ def read_hardware(path: Path) -> HardwareInfo:
         ) from error
 
 
-def _this_machine() -> HardwareInfo:
+def _this_machine(settings: Settings) -> HardwareInfo:
     from llmserve.engines.machine import probe
+    from llmserve.settings import home_directory
 
-    return probe()
+    return probe(home=home_directory(settings))
 
 
 def _inspect(settings: Settings, model: str) -> ModelInfo:
@@ -88,7 +89,7 @@ def _print_plan(plan: EnginePlan) -> None:
             ("flash attention", "yes" if plan.flash_attention else "no"),
             ("fits", "yes" if plan.fits else "no: more than is available"),
             ("why", plan.reason),
-            *[(f"not {refusal.option}", refusal.reason) for refusal in plan.refused],
+            *[("refused", f"{refusal.option}: {refusal.reason}") for refusal in plan.refused],
         ]
     )
     click.echo()

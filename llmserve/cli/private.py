@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -71,14 +72,14 @@ def stop_when_input_ends() -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
-def serve_command(socket: Path) -> list[str]:
+def serve_command(path: Path) -> list[str]:
     """The command line of the child. `-P`: it imports llmserve as installed, not what lies in the current folder."""
-    return [sys.executable, "-P", "-m", "llmserve", "serve", "--uds", str(socket), "--until-input-ends"]
+    return [sys.executable, "-P", "-m", "llmserve", "serve", "--uds", str(path), "--until-input-ends"]
 
 
-def _start(socket: Path, log: int) -> subprocess.Popen[bytes]:
+def _start(path: Path, log: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        serve_command(socket),
+        serve_command(path),
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
@@ -88,10 +89,10 @@ def _start(socket: Path, log: int) -> subprocess.Popen[bytes]:
 
 
 def _wait_until_healthy(gateway: Gateway, process: subprocess.Popen[bytes], directory: Path) -> None:
-    socket, log = directory / _SOCKET, directory / _LOG
+    log = directory / _LOG
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        if socket.exists():
+        if _accepts(directory / _SOCKET):
             with suppress(Unavailable):
                 gateway.health()
                 return
@@ -104,6 +105,12 @@ def _wait_until_healthy(gateway: Gateway, process: subprocess.Popen[bytes], dire
     raise StartupFailed(
         f"the server for this answer was not ready after {_START_SECONDS:g} seconds", hint=_last_words(log)
     )
+
+
+def _accepts(path: Path) -> bool:
+    """Whether somebody listens on the Unix socket `path` (cheaper to ask over and over than with a request)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        return connection.connect_ex(str(path)) == 0
 
 
 def _last_words(log: Path) -> str | None:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def command(as_json: bool) -> None:
     """Show the hardware and the installed engines."""
     from llmserve.engines.machine import probe
+    from llmserve.settings import home_directory, load_settings
 
-    hardware = probe()
+    hardware = probe(home=home_directory(load_settings()))
     if as_json:
         print_json(hardware)
     else:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from llmserve.store.store import Store
     from llmserve.types import InstalledModel
 
-# A log gets a line per stage and per this share of the bytes.
+# A log gets a line per stage and, for what takes minutes, one per this share of the bytes.
+_LOG_STAGE = "downloading"
 _LOG_PERCENT = 10
 
 
@@ -99,7 +100,7 @@ def _lines() -> Iterator[Report]:
         if progress.stage != stage:
             stage, told = progress.stage, 0
             talk(stage)
-        if progress.total:
+        if stage == _LOG_STAGE and progress.total:
             percent = 100 * progress.completed // progress.total
             if percent >= told + _LOG_PERCENT:
                 told = percent - percent % _LOG_PERCENT

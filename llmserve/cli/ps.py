@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from llmserve.cli.terminal import print_json, print_table, talk
+from llmserve.cli.terminal import bytes_text, print_json, print_table, talk, warn
+
+if TYPE_CHECKING:
+    from llmserve.fleet.status import ModelStatus
 
 
 @click.command("ps")
@@ -18,8 +23,29 @@ def command(as_json: bool) -> None:
         models = gateway.ps()
     if as_json:
         print_json(models)
-    elif models:
-        columns = list(dict.fromkeys(key for model in models for key in model))
-        print_table([[str(model.get(key, "")) for key in columns] for model in models], [c.upper() for c in columns])
-    else:
+        return
+    if not models:
         talk("no model is loaded")
+        return
+    header = ("NAME", "STATE", "ENGINE", "DEVICES", "MEMORY", "CONTEXT", "REQUESTS", "WAITING", "UNLOADS")
+    print_table(map(_row, models), header)
+    for model in models:
+        if model.last_error is not None:
+            warn(f"{model.name}: {model.last_error}")
+
+
+def _row(model: ModelStatus) -> tuple[str, ...]:
+    plan = model.plan
+    state = model.state if model.progress is None else f"{model.state} {model.progress:.0%}"
+    unloads = "" if model.unload_in_seconds is None else f"in {model.unload_in_seconds:.0f} s"
+    planned = (
+        ("", "", "", "")
+        if plan is None
+        else (
+            plan.engine,
+            ", ".join(plan.devices),
+            bytes_text(sum(device.total for device in plan.memory)),
+            str(plan.context),
+        )
+    )
+    return (model.name, state, *planned, str(model.leases), str(model.waiting), unloads)

@@ -18,5 +18,5 @@ def command(model: str) -> None:
     settings = load_settings()
     name = known_model(open_store(settings), model).name if is_path(model) else model
     with running_gateway(settings) as gateway:
-        gateway.stop(name)
-    talk(f"stopped {name}")
+        stopped = gateway.stop(name)
+    talk(f"stopped {name}" if stopped else f"{name} was not loaded")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import click
 
+from llmserve.planning.formatting import human_bytes
+
 # C0 and C1 controls except tab and newline: text of models and files must not move the cursor or retitle the window.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
 
@@ -65,15 +67,8 @@ def print_table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = No
 
 
 def bytes_text(size: int | None) -> str:
-    """A size for a person, in binary units with three digits: `94.3 MiB`; `unknown` for None."""
-    if size is None:
-        return "unknown"
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{size} B" if unit == "B" else f"{amount:.{2 if amount < 10 else 1 if amount < 100 else 0}f} {unit}"
-        amount /= 1024
-    return f"{amount:.2f} TiB"
+    """A size for a person: `94 MiB`; `unknown` for None."""
+    return "unknown" if size is None else human_bytes(size)
 
 
 def age_text(since: float) -> str:

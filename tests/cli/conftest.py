@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,12 @@ class Result:
 
 
 Invoke = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def runtime_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets live in this test's own folder where the platform lets the environment choose."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 @pytest.fixture

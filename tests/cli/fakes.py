@@ -46,6 +46,15 @@ def answer(*texts: str) -> list[bytes | str]:
     return [*map(delta, texts), finish(), usage(9, len(texts), 4), DONE]
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing about clients that hang up: the tests read stderr."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing."""
+
+
 class FakeGateway:
     """An HTTP server on loopback with the gateway's routes. Chat answers are taken from `script`, one per request.
 
@@ -59,14 +68,13 @@ class FakeGateway:
             "/health": (200, {"status": "ok", "service": "llmserve", "version": __version__}),
             "/v1/models": (200, {"object": "list", "data": [{"id": "tiny:1b", "object": "model"}]}),
             "/admin/ps": (200, {"models": []}),
-            "/admin/stop": (200, {"status": "stopped"}),
-            "/admin/load": (200, {"status": "ready"}),
+            "/admin/stop": (200, {"model": "tiny:1b", "stopped": True}),
+            "/admin/load": (200, {"model": "tiny:1b", "status": "ready"}),
         }
         self.requests: list[tuple[str, str, Any]] = []
         self.keys: list[str | None] = []
         self.cancelled = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = QuietServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property

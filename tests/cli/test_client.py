@@ -167,9 +167,12 @@ def test_a_missing_socket_is_unavailable(tmp_path: Path) -> None:
 
 
 def test_a_server_that_never_answers_is_unavailable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as deaf, Gateway.tcp("127.0.0.1", deaf.getsockname()[1]) as client:
-        with pytest.raises(errors.Unavailable, match="does not answer"):
-            client.health(timeout=0.05)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as deaf,
+        Gateway.tcp("127.0.0.1", deaf.getsockname()[1]) as client,
+        pytest.raises(errors.Unavailable, match="does not answer"),
+    ):
+        client.health(timeout=0.05)
 
 
 @pytest.mark.parametrize(
