@@ -7,6 +7,8 @@ import ipaddress
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llmserve.errors import SettingsError, StartupFailed
@@ -17,6 +19,11 @@ _PROBE_SECONDS = 1.0
 # Connections inherit it. The kernel's own choice swallows megabytes, so that a whole answer would be generated for a
 # client that reads none of it.
 _SEND_BUFFER_BYTES = 64 * 1024
+_HINTS = {
+    errno.EADDRINUSE: "another program, perhaps another llmserve, listens there; stop it or choose another --port",
+    errno.EACCES: "choose a port above 1023 with --port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; see --host",
+}
 
 
 def check_exposure(settings: Settings) -> bool:
@@ -35,19 +42,28 @@ def check_exposure(settings: Settings) -> bool:
     )
 
 
+@contextmanager
+def bound(settings: Settings) -> Iterator[socket.socket]:
+    """`bind` for the length of a block; the file of a Unix socket goes at its end."""
+    listener = bind(settings)
+    try:
+        yield listener
+    finally:
+        listener.close()
+        if settings.uds is not None:
+            settings.uds.unlink(missing_ok=True)
+
+
 def bind(settings: Settings) -> socket.socket:
     """A listening socket at the address in the settings. Raises `StartupFailed` in one line with a hint."""
-    if settings.uds is not None:
-        return _bind_unix(settings.uds)
     host = settings.host or DEFAULT_HOST
     port = DEFAULT_PORT if settings.port is None else settings.port
+    shown = f"{host}:{port}" if settings.uds is None else str(settings.uds)
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        return _bind_tcp(host, port) if settings.uds is None else _bind_unix(settings.uds)
     except OSError as error:
-        raise _failure(f"{host}:{port}", error) from error
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-    return listener
+        reason = error.strerror or str(error)
+        raise StartupFailed(f"cannot listen on {shown}: {reason.lower()}", hint=_HINTS.get(error.errno or 0)) from error
 
 
 def shown_address(listener: socket.socket) -> str:
@@ -59,30 +75,39 @@ def shown_address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def close(listener: socket.socket) -> None:
-    """Close the listener and remove the file of a Unix socket."""
-    # uvicorn may have closed it, and a closed socket has no name any more.
-    path = listener.getsockname() if listener.fileno() >= 0 and listener.family == socket.AF_UNIX else None
-    listener.close()
-    if path:
-        Path(path).unlink(missing_ok=True)
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    # With the protocol given: asyncio turns Nagle's delay off only for sockets that say they are TCP.
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        _listen(listener)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _bind_unix(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
     try:
         _remove_stale(path)
-        mask = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(mask)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        listener.listen(_BACKLOG)
-    except OSError as error:
+        listener.bind(str(path))
+        _listen(listener)
+    except OSError:
         listener.close()
-        raise _failure(str(path), error) from error
+        raise
+    finally:
+        os.umask(mask)
     return listener
+
+
+def _listen(listener: socket.socket) -> None:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    listener.listen(_BACKLOG)
 
 
 def _remove_stale(path: Path) -> None:
@@ -98,17 +123,6 @@ def _remove_stale(path: Path) -> None:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
-
-
-def _failure(address: str, error: OSError) -> StartupFailed:
-    hints = {
-        errno.EADDRINUSE: "another program, perhaps another llmserve, listens there; "
-        "stop it or choose another address with --port",
-        errno.EACCES: "choose a port above 1023 with --port",
-        errno.EADDRNOTAVAIL: "this machine has no such address; see --host",
-    }
-    reason = error.strerror or str(error)
-    return StartupFailed(f"cannot listen on {address}: {reason.lower()}", hint=hints.get(error.errno or 0))
 
 
 def _is_loopback(host: str) -> bool:

@@ -42,15 +42,12 @@ def serve(settings: Settings, models: Sequence[str] = ()) -> int:
     from llmserve.api.logs import log_to_stderr
 
     exposed = listener.check_exposure(settings)
-    sock = listener.bind(settings)
-    try:
+    with listener.bound(settings) as sock:
         log_to_stderr()
         if exposed:
             _say("warning: anybody on the network can use this server, because it has no API key")
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(settings, models, sock))
-    finally:
-        listener.close(sock)
 
 
 def make_server(gateway: Gateway) -> Server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import json
 import re
@@ -192,7 +193,14 @@ class Served:
     host: str
     port: int
     worker: Worker
+    loop: asyncio.AbstractEventLoop
     stop: Callable[[], None]
+
+    def on_loop(self, action: Callable[[], None]) -> None:
+        """Run `action` on the gateway's event loop and wait for it."""
+        done = threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (action(), done.set()))
+        assert done.wait(20)
 
     @property
     def authority(self) -> str:
@@ -308,7 +316,9 @@ def serving(worker: Worker, settings: Settings | None = None, limits: Limits | N
         fleet = FakeFleet(store, worker.socket)
         gateway = Gateway(fleet, store, settings or Settings(), limits)  # type: ignore[arg-type]
         server = make_server(gateway)
-        ready.append(Served(gateway, fleet, host, port, worker, stop=lambda: setattr(server, "should_exit", True)))
+        loop = asyncio.get_running_loop()
+        stop = functools.partial(setattr, server, "should_exit", True)
+        ready.append(Served(gateway, fleet, host, port, worker, loop, stop))
         await server.serve(sockets=[sock])
 
     def run() -> None:
