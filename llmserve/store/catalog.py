@@ -40,6 +40,14 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatDefaults:
+    """What suits the model in a chat whose user states nothing; None where nothing is known to be better."""
+
+    system: str | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogModel:
     """A logical name with at least one variant; the first is pulled unless another is asked for."""
 
@@ -48,6 +56,7 @@ class CatalogModel:
     license: str | None
     description: str
     variants: tuple[Variant, ...]
+    defaults: ChatDefaults = ChatDefaults()
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ def _read(file: Path) -> tuple[CatalogModel, ...]:
 
 
 def _model(name: str, table: _Table) -> CatalogModel:
-    table.refuse_unknown("aliases", "license", "description", "variants")
+    table.refuse_unknown("aliases", "license", "description", "variants", "defaults")
     aliases = table.texts("aliases")
     for spelled in (name, *aliases):
         _check_name(table, spelled)
@@ -130,7 +139,16 @@ def _model(name: str, table: _Table) -> CatalogModel:
         license=table.text_or_none("license"),
         description=table.text("description"),
         variants=variants,
+        defaults=_defaults(table.table("defaults")) if "defaults" in table.data else ChatDefaults(),
     )
+
+
+def _defaults(table: _Table) -> ChatDefaults:
+    table.refuse_unknown("system", "temperature")
+    temperature = table.number_or_none("temperature")
+    if temperature is not None and not 0 <= temperature <= 2:
+        table.fail("temperature", f"{temperature:g} is outside 0 to 2")
+    return ChatDefaults(system=table.text_or_none("system"), temperature=temperature)
 
 
 def _check_name(table: _Table, name: str) -> None:
@@ -191,6 +209,14 @@ class _Table:
 
     def text_or_none(self, key: str) -> str | None:
         return self.text(key) if key in self.data else None
+
+    def number_or_none(self, key: str) -> float | None:
+        if key not in self.data:
+            return None
+        value = self.data[key]
+        if type(value) not in (int, float):
+            self.fail(key, "a number is needed")
+        return float(value)
 
     def texts(self, key: str) -> tuple[str, ...]:
         if key not in self.data:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmserve.errors import SettingsError
-from llmserve.store.catalog import load_catalog
+from llmserve.store.catalog import ChatDefaults, load_catalog
 from llmserve.store.names import HubReference, PypiReference
 
 VARIANT = """
@@ -42,6 +42,14 @@ def test_every_shipped_model_can_be_asked_for() -> None:
         assert model.description
         for variant in model.variants:
             assert isinstance(variant.reference, HubReference | PypiReference)
+
+
+def test_the_starter_model_knows_what_suits_it() -> None:
+    starter, other = load_catalog().find("smollm2"), load_catalog().find("smollm2:360m")
+    assert starter is not None
+    assert other is not None
+    assert starter.defaults == ChatDefaults(system="You are a helpful AI assistant.", temperature=0)
+    assert other.defaults == ChatDefaults()
 
 
 def test_an_unknown_name_resolves_to_itself() -> None:
@@ -90,6 +98,14 @@ def test_a_users_catalog_adds_and_replaces(tmp_path: Path) -> None:
         (MODEL + 'size = "1"', 'models."my:1b".variants[0].size'),
         (MODEL + f'sha256 = "{"A" * 64}"', 'models."my:1b".variants[0].sha256'),
         (MODEL + f'sha256 = "{"a" * 63}"', 'models."my:1b".variants[0].sha256'),
+        (MODEL.replace("description", "defaults = 1\ndescription"), 'models."my:1b".defaults'),
+        (MODEL.replace("description", "defaults.top = 1\ndescription"), 'models."my:1b".defaults.top'),
+        (MODEL.replace("description", "defaults.system = 1\ndescription"), 'models."my:1b".defaults.system'),
+        (MODEL.replace("description", "defaults.temperature = 3\ndescription"), 'models."my:1b".defaults.temperature'),
+        (
+            MODEL.replace("description", "defaults.temperature = true\ndescription"),
+            'models."my:1b".defaults.temperature',
+        ),
     ],
 )
 def test_a_malformed_catalog_is_refused_by_file_and_key(tmp_path: Path, text: str, key: str) -> None:
