@@ -102,7 +102,7 @@ def test_a_users_catalog_adds_and_replaces(tmp_path: Path) -> None:
         (MODEL.replace("description", "defaults.top = 1\ndescription"), 'models."my:1b".defaults.top'),
         (MODEL.replace("description", "defaults.system = 1\ndescription"), 'models."my:1b".defaults.system'),
         (MODEL.replace("description", "defaults.temperature = 3\ndescription"), 'models."my:1b".defaults.temperature'),
-        (MODEL.replace("description", "defaults.temperature = ''\\ndescription"), 'models."my:1b".defaults.temperature'),
+        (
             MODEL.replace("description", "defaults.temperature = true\ndescription"),
             'models."my:1b".defaults.temperature',
         ),
