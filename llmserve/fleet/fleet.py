@@ -141,7 +141,7 @@ class Fleet:
         with suppress(TimeoutError):
             async with asyncio.timeout(drain_seconds):
                 while any(record.in_use for record in self._records.values()):
-                    await self._changed_event().wait()
+                    await self._changed.wait()
         for record in self._records.values():
             if record.state == "ready":
                 self._retire(record, because="was stopped because the server shut down")
@@ -215,7 +215,8 @@ class Fleet:
         while record.waiters:
             waiter = record.waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(copy.copy(error))  # each its own: raising one adds to its traceback
+                # Each its own where it can be copied: raising one adds to its traceback.
+                waiter.set_exception(copy.copy(error) if isinstance(error, LlmserveError) else error)
 
     # --- the life of a worker ---
 
@@ -234,7 +235,7 @@ class Fleet:
             tail = await asyncio.to_thread(instance.worker.log.tail)
             self._now_gone(record, instance, tail)
         except LlmserveError as error:
-            logger.warning("cannot load %s: %s", record.name, error.message)
+            logger.info("cannot load %s: %s", record.name, error.message)
             self._refuse_waiters(record, error)
         except Exception as error:
             logger.exception("cannot load %s", record.name)
@@ -263,7 +264,7 @@ class Fleet:
         record.crashed = True
         record.last_error = error.message
         record.log_tail = log_tail or None
-        logger.error("%s; its last lines: %s", error.message, log_tail or "none")
+        logger.error("%s; its last lines: %r", error.message, log_tail)
 
     def _load_failed(self, record: ModelRecord, error: LlmserveError, log_tail: str) -> None:
         self._note_failure(record, error, log_tail)
@@ -325,7 +326,7 @@ class Fleet:
         info = await asyncio.to_thread(self._store.inspect, model.name)
         deadline = self._clock() + ROOM_TIMEOUT_SECONDS
         while True:
-            changed = self._changed_event()
+            changed = self._changed
             async with self._load_turn:
                 plan = await self._plan_with_room(info)
                 if plan is not None:
@@ -373,7 +374,7 @@ class Fleet:
     async def _reap(self) -> None:
         """Unload idle models when they are due, for as long as the fleet exists."""
         while True:
-            changed = self._changed_event()
+            changed = self._changed
             due_in = self.sweep()
             await set_within(changed, due_in)
 
@@ -384,12 +385,11 @@ class Fleet:
         if lives:
             await asyncio.wait(lives)
 
-    def _changed_event(self) -> asyncio.Event:
-        """An event that the next change sets: take it before looking at the state, wait for it afterwards."""
-        return self._changed
-
     def _announce(self) -> None:
-        """A model became ready, idle or was unloaded: wake whoever waits for that."""
+        """A model became ready, idle or was unloaded: wake whoever waits for that.
+
+        Whoever does takes the event first, then looks at the state, then waits: so no change is missed.
+        """
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

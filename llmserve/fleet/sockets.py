@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,31 +23,38 @@ class SocketDirectory:
     """A directory of mode 0700 for this process's sockets; made by the first `new_path()`, removed by `close()`.
 
     Its owner holds an `flock` on it. What a killed gateway left behind is unlocked, and goes when the next one starts.
-    All methods block on the disk.
+    All methods block on the disk and may be called from any thread.
     """
 
     def __init__(self, base: Path) -> None:
         """`base` holds the directories of all gateways of this user and nothing else."""
         self._base = base
+        self._lock = threading.Lock()
         self._held: tuple[Path, int] | None = None
+        self._closed = False
         self._count = 0
 
     def new_path(self) -> Path:
         """A path for a new socket, short enough to bind and never given out before. Raises `StartupFailed`."""
-        try:
-            directory, _ = self._held = self._held or _make(self._usable_base())
-        except OSError as error:
-            raise StartupFailed(f"cannot make a directory for the workers' sockets: {error.strerror}") from error
-        self._count += 1
-        return directory / f"{self._count}.sock"
+        with self._lock:
+            if self._closed:
+                raise StartupFailed("the workers' sockets are closed")
+            try:
+                directory, _ = self._held = self._held or _make(self._usable_base())
+            except OSError as error:
+                raise StartupFailed(f"cannot make a directory for the workers' sockets: {error.strerror}") from error
+            self._count += 1
+            return directory / f"{self._count}.sock"
 
     def close(self) -> None:
-        """Remove the directory and all in it. May be called twice."""
-        if self._held is not None:
-            directory, descriptor = self._held
-            self._held = None
-            shutil.rmtree(directory, ignore_errors=True)
-            os.close(descriptor)
+        """Remove the directory and all in it; no path is given out afterwards. May be called twice."""
+        with self._lock:
+            self._closed = True
+            if self._held is not None:
+                directory, descriptor = self._held
+                self._held = None
+                shutil.rmtree(directory, ignore_errors=True)
+                os.close(descriptor)
 
     def _usable_base(self) -> Path:
         """The wanted base, or one in the temporary directory where its path is too long for a socket."""

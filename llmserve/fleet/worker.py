@@ -147,7 +147,8 @@ class Worker:
         self._signal_group(signal.SIGKILL)  # helpers that the process started and left behind
         if process.stdin is not None:
             process.stdin.close()
-        self._socket.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._socket.unlink()
         self.exit_code = code
         self.died.set()
 

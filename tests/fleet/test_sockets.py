@@ -24,6 +24,8 @@ def test_paths_are_new_private_and_short(runtime_directory: Path) -> None:
     sockets.close()
     assert not first.parent.exists()
     sockets.close()
+    with pytest.raises(StartupFailed):
+        sockets.new_path()
 
 
 def test_nothing_is_made_before_it_is_needed(runtime_directory: Path) -> None:
