@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -102,7 +103,10 @@ def runtime_directory() -> Path:
     """Where sockets live: short (a Unix socket path holds about 100 bytes), private, gone after a restart."""
     import platformdirs
 
-    return Path(platformdirs.user_runtime_dir("llmserve", appauthor=False))
+    with warnings.catch_warnings():
+        # Without a login session there is no XDG_RUNTIME_DIR; the fallback in /tmp is meant, and checked by its users.
+        warnings.simplefilter("ignore")
+        return Path(platformdirs.user_runtime_dir("llmserve", appauthor=False))
 
 
 def _config_path(environ: Mapping[str, str]) -> Path:
