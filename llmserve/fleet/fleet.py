@@ -361,9 +361,13 @@ class Fleet:
             await worker.ready(self._load_timeout)
         except WorkerDied as error:
             await worker.stop(0)  # one that is not ready has nothing to finish
-            reason = out_of_memory(plan, model.name) if worker.killed and not plan.fits else error
-            self._load_failed(record, reason, await asyncio.to_thread(worker.log.tail))
-            raise reason from error
+            tail = await asyncio.to_thread(worker.log.tail)
+            if worker.killed and not plan.fits:
+                shortage = out_of_memory(plan, model.name)
+                self._load_failed(record, shortage, tail)
+                raise shortage from error
+            self._load_failed(record, error, tail)
+            raise
         except asyncio.CancelledError:
             await worker.stop(0)
             raise
