@@ -57,6 +57,8 @@ def stream_answer(gateway: Gateway, request: Mapping[str, Any], answer: Answer) 
     finally:
         if answer.text and not answer.text.endswith("\n"):
             print_answer("\n")
+    if answer.finish is not None and answer.finish.reason == "length":
+        talk("(the answer reached its limit of tokens)")
 
 
 def talk_about(answer: Answer, *, load_seconds: float | None) -> None:

@@ -7,11 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from llmserve.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from llmserve.store.catalog import ChatDefaults
 
 Message = dict[str, str]
 
@@ -47,6 +50,14 @@ class Parameters:
             schema = {"name": "answer", "strict": True, "schema": self.json_schema}
             request["response_format"] = {"type": "json_schema", "json_schema": schema}
         return request
+
+    def with_defaults(self, defaults: ChatDefaults) -> Parameters:
+        """These parameters, with what suits the model where the person stated nothing."""
+        return dataclasses.replace(
+            self,
+            system=defaults.system if self.system is None else self.system,
+            temperature=defaults.temperature if self.temperature is None else self.temperature,
+        )
 
     def changed(self, name: str, text: str) -> Parameters:
         """These parameters with `name` set to what `text` says; an empty text sets it back to the server's choice.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmserve.cli.parameters import PARAMETER_TYPES, Parameters, read_schema
-from llmserve.errors import InvalidRequest, ModelNotFound
+from llmserve.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from llmserve.client import Gateway
     from llmserve.settings import Settings
+    from llmserve.store.store import Store
+    from llmserve.types import InstalledModel
 
 
 @click.command("run")
@@ -39,12 +40,17 @@ def command(model: str, prompt: tuple[str, ...], json_schema: Path | None, verbo
     if there is one; otherwise a private one is started, and stopped at the end.
     """
     from llmserve.cli.connection import any_gateway
+    from llmserve.cli.models import open_store
+    from llmserve.cli.question import read_question
     from llmserve.settings import load_settings
 
     parameters = Parameters(**flags, json_schema=None if json_schema is None else read_schema(json_schema))
-    question = _question(prompt)
+    question = read_question(prompt)
     settings = load_settings()
-    name = _ready_model(settings, model)
+    store = open_store(settings)
+    name = _ready_model(store, model).name
+    if (entry := store.catalog.find(name)) is not None:
+        parameters = parameters.with_defaults(entry.defaults)
     with any_gateway(settings) as gateway:
         load_seconds = _load(gateway, name)
         if question is None:
@@ -53,34 +59,15 @@ def command(model: str, prompt: tuple[str, ...], json_schema: Path | None, verbo
             _answer(gateway, parameters.request(name, [{"role": "user", "content": question}]), load_seconds, verbose)
 
 
-def _question(prompt: tuple[str, ...]) -> str | None:
-    """What is asked, from standard input and the arguments; None where a person sits at both ends and said nothing."""
-    if sys.stdin.isatty() and not prompt:
-        if sys.stdout.isatty():
-            return None
-        raise InvalidRequest("there is no prompt", hint="give it as an argument or through a pipe")
-    argument = " ".join(prompt)
-    try:
-        piped = "" if sys.stdin.isatty() else sys.stdin.buffer.read().decode()
-        argument.encode()
-    except UnicodeError as error:
-        raise InvalidRequest("the prompt is not UTF-8 text") from error
-    question = "\n\n".join(part for part in (piped.strip("\n"), argument) if part.strip())
-    if not question:
-        raise InvalidRequest("the prompt is empty", hint="give it as an argument or through a pipe")
-    return question
-
-
-def _ready_model(settings: Settings, model: str) -> str:
-    """The name to ask the server for; the model is on this disk when this returns."""
-    from llmserve.cli.models import installed_model, open_store
+def _ready_model(store: Store, model: str) -> InstalledModel:
+    """The model, pulled if it was missing."""
+    from llmserve.cli.models import installed_model
     from llmserve.cli.progress import pull
 
-    store = open_store(settings)
     try:
-        return installed_model(store, model).name
+        return installed_model(store, model)
     except ModelNotFound:
-        return pull(store, model).name
+        return pull(store, model)
 
 
 def _load(gateway: Gateway, model: str) -> float:

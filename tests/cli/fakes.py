@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from llmserve import __version__
 from llmserve.errors import InvalidModel, ModelNotFound
+from llmserve.store.catalog import Catalog
 from llmserve.store.manifests import DamagedModel
 from llmserve.store.names import is_path
 from llmserve.store.progress import PullProgress
@@ -180,10 +181,11 @@ def model_info(*, name: str | None = "Tiny") -> ModelInfo:
 
 @dataclass
 class FakeStore:
-    """`Store` in memory: `models` are installed, `catalog` can be pulled, `problems` are damaged."""
+    """`Store` in memory: `models` are installed, `available` can be pulled, `problems` are damaged."""
 
     models: dict[str, InstalledModel] = field(default_factory=dict)
-    catalog: set[str] = field(default_factory=set)
+    available: set[str] = field(default_factory=set)
+    catalog: Catalog = field(default_factory=Catalog)
     removed: list[str] = field(default_factory=list)
     adopted: list[Path] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
@@ -200,7 +202,7 @@ class FakeStore:
         return tuple(self.models.values())
 
     def pull(self, name: str, progress: Callable[[PullProgress], None]) -> InstalledModel:
-        if name not in self.catalog:
+        if name not in self.available:
             raise ModelNotFound(f"there is no model `{name}`", hint="`llmserve list` shows what there is")
         for completed in (0, 500, 1000):
             progress(PullProgress("downloading", completed, 1000))

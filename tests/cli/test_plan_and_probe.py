@@ -58,7 +58,7 @@ def test_a_plan_for_a_file_leaves_the_store_alone(
 
 
 def test_a_plan_for_a_model_that_is_not_pulled(invoke: Invoke, store: FakeStore, machine: HardwareInfo) -> None:
-    store.catalog = {"new:1b"}
+    store.available = {"new:1b"}
     result = invoke("plan", "new:1b")
     assert (result.code, result.out) == (1, "")
     assert result.err == "error: `new:1b` is not installed\n\nhint: `llmserve pull new:1b` gets it\n"

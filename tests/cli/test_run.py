@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from llmserve import errors
+from llmserve.store.catalog import Catalog, CatalogModel, ChatDefaults
 from tests.cli.conftest import Invoke
-from tests.cli.fakes import DROP, FakeGateway, FakeStore, answer, delta, event
+from tests.cli.fakes import DONE, DROP, FakeGateway, FakeStore, answer, delta, event, finish
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -21,6 +22,13 @@ def test_the_answer_alone_is_on_stdout(invoke: Invoke, gateway: FakeGateway) -> 
     (request,) = gateway.chats
     assert request["model"] == "tiny:1b"
     assert request["messages"] == [{"role": "user", "content": "Why is the sky blue?"}]
+
+
+def test_an_answer_that_was_cut_is_told(invoke: Invoke, gateway: FakeGateway) -> None:
+    gateway.script = [[delta("half a sen"), finish("length"), DONE]]
+    result = invoke("run", "tiny", "hi")
+    assert (result.code, result.out) == (0, "half a sen\n")
+    assert result.err == "(the answer reached its limit of tokens)\n"
 
 
 def test_the_line_end_is_not_doubled(invoke: Invoke, gateway: FakeGateway) -> None:
@@ -80,6 +88,36 @@ def test_what_is_not_set_is_not_sent(invoke: Invoke, gateway: FakeGateway) -> No
     assert set(gateway.chats[0]) == {"model", "messages", "stream", "stream_options"}
 
 
+SUITED = CatalogModel(
+    "tiny:1b", (), None, "a tiny model", (), defaults=ChatDefaults(system="You are a helper", temperature=0.0)
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "system", "temperature"),
+    [
+        ((), "You are a helper", 0.0),
+        (("--system", "Be brief", "--temperature", "1"), "Be brief", 1.0),
+        (("--system", ""), None, 0.0),
+    ],
+)
+def test_what_suits_the_model_is_used_where_nothing_is_said(
+    invoke: Invoke,
+    gateway: FakeGateway,
+    store: FakeStore,
+    flags: tuple[str, ...],
+    system: str | None,
+    temperature: float,
+) -> None:
+    store.catalog = Catalog((SUITED,))
+    gateway.script = [answer("ok")]
+    invoke("run", "tiny", "hi", *flags)
+    (request,) = gateway.chats
+    sent = [message["content"] for message in request["messages"] if message["role"] == "system"]
+    assert sent == ([] if system is None else [system])
+    assert request["temperature"] == temperature
+
+
 def test_a_schema_becomes_a_strict_response_format(invoke: Invoke, gateway: FakeGateway, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     file = tmp_path / "schema.json"
@@ -126,7 +164,7 @@ def test_verbose_tells_the_figures_on_stderr(invoke: Invoke, gateway: FakeGatewa
 
 
 def test_a_missing_model_is_pulled_first(invoke: Invoke, gateway: FakeGateway, store: FakeStore) -> None:
-    store.catalog = {"other:2b"}
+    store.available = {"other:2b"}
     gateway.script = [answer("ok")]
     result = invoke("run", "other:2b", "hi")
     assert (result.code, result.out) == (0, "ok\n")

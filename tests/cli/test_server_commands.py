@@ -213,7 +213,7 @@ def test_models_are_resolved_before_anything_is_served(
 def test_a_missing_model_is_not_pulled_but_named(
     invoke: Invoke, served: list[tuple[Settings, tuple[str, ...]]], store: FakeStore
 ) -> None:
-    store.catalog = {"new:1b"}
+    store.available = {"new:1b"}
     result = invoke("serve", "new:1b")
     assert (result.code, served) == (2, [])
     assert result.err == "error: `new:1b` is not installed\n\nhint: `llmserve pull new:1b` gets it\n"

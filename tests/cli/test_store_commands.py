@@ -17,7 +17,7 @@ from tests.cli.test_terminal import Terminal
 
 
 def test_pull_talks_on_stderr_alone(invoke: Invoke, store: FakeStore) -> None:
-    store.catalog = {"new:1b"}
+    store.available = {"new:1b"}
     result = invoke("pull", "new:1b")
     assert (result.code, result.out) == (0, "")
     assert result.err.splitlines() == [
@@ -31,7 +31,7 @@ def test_pull_talks_on_stderr_alone(invoke: Invoke, store: FakeStore) -> None:
 
 
 def test_pull_as_json_is_one_event_per_line(invoke: Invoke, store: FakeStore) -> None:
-    store.catalog = {"new:1b"}
+    store.available = {"new:1b"}
     result = invoke("pull", "new:1b", "--json")
     events = [json.loads(line) for line in result.out.splitlines()]
     assert [(event["stage"], event.get("completed")) for event in events] == [
@@ -55,7 +55,7 @@ def test_a_terminal_of_any_width_sees_a_bar(
 ) -> None:
     from llmserve.cli.progress import pull
 
-    store.catalog = {"new:1b"}
+    store.available = {"new:1b"}
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
