@@ -26,6 +26,7 @@ from llmserve.api.limits import Limits
 from llmserve.api.server import make_server
 from llmserve.errors import ModelNotFound, WorkerDied
 from llmserve.fleet.status import ModelStatus
+from llmserve.fleet.transport import WorkerTransport
 from llmserve.settings import Settings
 from llmserve.types import EnginePlan, InstalledModel, LayerInfo, ModelInfo
 
@@ -147,7 +148,7 @@ class FakeFleet:
             raise self.failure
         if self._client is None:
             self._client = httpx2.AsyncClient(
-                transport=httpx2.AsyncHTTPTransport(uds=str(self._socket)), base_url="http://worker", trust_env=False
+                transport=WorkerTransport(self._socket), base_url="http://worker", trust_env=False
             )
         lease = FakeLease(self, self._client)
         self.leases.add(lease)
