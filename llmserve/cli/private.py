@@ -11,11 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -29,26 +28,26 @@ if TYPE_CHECKING:
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
-# A Unix socket's path holds 103 bytes on macOS and 107 on Linux.
-_LONGEST_SOCKET_PATH = 100
-_SOCKET = "gateway.sock"
-_LOG = "gateway.log"
 
 
 @contextmanager
 def private_gateway(settings: Settings) -> Iterator[Gateway]:
     """Start a gateway on a socket in a directory of its own (mode 0700), and stop it at the end of the block.
 
-    Raises `StartupFailed` with what the child said when it does not become healthy.
+    Raises `StartupFailed` when there is no place for the socket, and with what the child said when it does not become
+    healthy.
     """
     from llmserve.client import Gateway
+    from llmserve.fleet.sockets import SocketDirectory
 
-    with _termination_unwinds(), _private_directory() as directory:
-        with (directory / _LOG).open("wb") as log:
-            process = _start(directory / _SOCKET, log.fileno())
+    with _termination_unwinds(), closing(SocketDirectory(runtime_directory() / "gateways")) as sockets:
+        path = sockets.new_path()
+        log_path = path.with_suffix(".log")
+        with log_path.open("wb") as log:
+            process = _start(path, log.fileno())
         try:
-            with Gateway.unix(directory / _SOCKET, api_key=settings.api_key) as gateway:
-                _wait_until_healthy(gateway, process, directory)
+            with Gateway.unix(path, api_key=settings.api_key) as gateway:
+                _wait_until_healthy(gateway, process, path, log_path)
                 yield gateway
         finally:
             _stop(process)
@@ -88,11 +87,10 @@ def _start(path: Path, log: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _wait_until_healthy(gateway: Gateway, process: subprocess.Popen[bytes], directory: Path) -> None:
-    log = directory / _LOG
+def _wait_until_healthy(gateway: Gateway, process: subprocess.Popen[bytes], path: Path, log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        if _accepts(directory / _SOCKET):
+        if _accepts(path):
             with suppress(Unavailable):
                 gateway.health()
                 return
@@ -131,21 +129,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-@contextmanager
-def _private_directory() -> Iterator[Path]:
-    """A new directory that only this user may enter, with a path short enough for a socket; removed at the end."""
-    parent = runtime_directory()
-    try:
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        usable = len(os.fsencode(parent / "private-12345678" / _SOCKET)) <= _LONGEST_SOCKET_PATH
-    except OSError:
-        usable = False
-    with tempfile.TemporaryDirectory(
-        prefix="private-", dir=parent if usable else None, ignore_cleanup_errors=True
-    ) as name:
-        yield Path(name)
 
 
 @contextmanager

@@ -26,9 +26,11 @@ Invoke = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def runtime_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sockets live in this test's own folder where the platform lets the environment choose."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this test's sockets live: a folder of its own, with a short path as a socket needs."""
+    with tempfile.TemporaryDirectory(prefix="llmserve-test-") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder) / "llmserve"
 
 
 @pytest.fixture

@@ -62,59 +62,60 @@ def behave(monkeypatch: pytest.MonkeyPatch, witness: Witness) -> Iterator[list[s
     yield behaviour
 
 
-def leftovers(tmp_path: Path) -> list[Path]:
-    return list((tmp_path / "llmserve").glob("private-*"))
+def leftovers(runtime: Path) -> list[Path]:
+    return list((runtime / "gateways").glob("*"))
 
 
-def test_it_serves_from_a_private_folder_and_leaves_nothing(
-    behave: list[str], witness: Witness, tmp_path: Path
-) -> None:
+def test_it_serves_from_a_private_folder_and_leaves_nothing(behave: list[str], witness: Witness, runtime: Path) -> None:
     with private_gateway(Settings()) as gateway:
         assert gateway.health().version == __version__
-        (folder,) = leftovers(tmp_path)
+        (folder,) = leftovers(runtime)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert Path(gateway.address).parent == folder
     assert witness.saw_the_end()
-    assert leftovers(tmp_path) == []
+    assert leftovers(runtime) == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_it_ends_with_the_block_however_that_ends(
-    behave: list[str], witness: Witness, tmp_path: Path, error: type[BaseException]
+    behave: list[str], witness: Witness, runtime: Path, error: type[BaseException]
 ) -> None:
     with pytest.raises(error), private_gateway(Settings()):
         raise error
     assert witness.saw_the_end()
-    assert leftovers(tmp_path) == []
+    assert leftovers(runtime) == []
 
 
 def test_one_that_does_not_obey_is_killed(
-    behave: list[str], witness: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    behave: list[str], witness: Witness, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     behave[:] = ["stay"]
     monkeypatch.setattr(private, "_STOP_SECONDS", 0.05)
     with private_gateway(Settings()):
         pass
     assert witness.saw_the_end()
-    assert leftovers(tmp_path) == []
+    assert leftovers(runtime) == []
 
 
-def test_one_that_fails_to_start_says_why(behave: list[str], tmp_path: Path) -> None:
+def test_one_that_fails_to_start_says_why(behave: list[str], runtime: Path) -> None:
     behave[:] = ["fail"]
     with pytest.raises(StartupFailed, match="exit code 71") as raised, private_gateway(Settings()):
         pytest.fail("there is no server")
     assert raised.value.hint == "it said: error: there is no room"
-    assert leftovers(tmp_path) == []
+    assert leftovers(runtime) == []
 
 
-def test_a_runtime_folder_that_cannot_be_used_is_replaced(
-    behave: list[str], witness: Witness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for unusable in (tmp_path / ("x" * 90), tmp_path / "fifo" / "inside"):
-        monkeypatch.setattr(private, "runtime_directory", lambda path=unusable: path)
-        with private_gateway(Settings()) as gateway:
-            assert unusable not in Path(gateway.address).parents
-    assert witness.saw_the_end()
+@pytest.mark.parametrize("kind", ["a file", "open to others"])
+def test_no_private_place_for_the_socket_is_an_error(behave: list[str], runtime: Path, kind: str) -> None:
+    folder = runtime / "gateways"
+    folder.parent.mkdir()
+    if kind == "a file":
+        folder.touch()
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    with pytest.raises(StartupFailed, match="directory"), private_gateway(Settings()):
+        pytest.fail("there is no server")
 
 
 def test_a_running_server_is_preferred(behave: list[str], gateway: FakeGateway) -> None:
@@ -132,13 +133,13 @@ def test_another_program_at_the_address_is_left_alone(
     assert gateway.paths() == ["/health"]
 
 
-def test_the_real_server_starts_and_stops(no_gateway: int, tmp_path: Path) -> None:
+def test_the_real_server_starts_and_stops(no_gateway: int, runtime: Path) -> None:
     with any_gateway(load_settings()) as gateway:
         assert isinstance(gateway, Gateway)
         assert gateway.health().version == __version__
         assert gateway.ps() == ()
         assert gateway.models() == []
-    assert leftovers(tmp_path) == []
+    assert leftovers(runtime) == []
 
 
 def start(witness: Witness, *arguments: str) -> subprocess.Popen[bytes]:
@@ -160,7 +161,7 @@ def start(witness: Witness, *arguments: str) -> subprocess.Popen[bytes]:
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
 )
 def test_no_signal_leaves_an_orphan(
-    no_gateway: int, witness: Witness, tmp_path: Path, number: signal.Signals, code: int
+    no_gateway: int, witness: Witness, runtime: Path, number: signal.Signals, code: int
 ) -> None:
     program = start(witness, "run", "tiny", "hi")
     program.send_signal(number)
@@ -170,4 +171,4 @@ def test_no_signal_leaves_an_orphan(
     assert err == b""
     if number != signal.SIGKILL:
         assert out == b"\n"
-        assert leftovers(tmp_path) == []
+        assert leftovers(runtime) == []
