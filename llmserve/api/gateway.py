@@ -76,5 +76,8 @@ class Gateway:
         except LlmserveError as error:
             _log.error("cannot preload %s: %s", model, error.message)
             return error.message
+        except Exception:
+            _log.exception("cannot preload %s", model)
+            return "internal error"
         lease.release()
         return None

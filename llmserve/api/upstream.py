@@ -87,10 +87,10 @@ async def events(upstream: httpx2.Response, lease: Lease, limit: int) -> AsyncGe
                 if len(held) > limit:
                     raise _nonsense()
                 continue
-            if not held.startswith(_EVENT_STARTS):
+            whole, held = held[:end], held[end:]
+            if not all(event.startswith(_EVENT_STARTS) for event in whole.split(_EVENT_END)[:-1]):
                 raise _nonsense()
-            yield held[:end]
-            held = held[end:]
+            yield whole
     except httpx2.TransportError as error:
         raise await _translated(error, lease) from error
     if held:

@@ -287,7 +287,7 @@ def worker_process(directory: Path) -> Iterator[Worker]:
     process = subprocess.Popen([*argv, "--model", "/dev/null", "--plan", "{}"], stdin=subprocess.PIPE)
     worker = Worker(path, process)
     try:
-        wait_until(lambda: path.exists() and _healthy(worker.client))
+        wait_until(lambda: _listens(path) and worker.client.get("/health").status_code == 200)
         yield worker
     finally:
         worker.client.close()
@@ -297,11 +297,9 @@ def worker_process(directory: Path) -> Iterator[Worker]:
         process.stdin.close()
 
 
-def _healthy(client: httpx2.Client) -> bool:
-    try:
-        return client.get("/health").status_code == 200
-    except httpx2.TransportError:
-        return False
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @contextmanager

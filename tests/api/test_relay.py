@@ -145,12 +145,21 @@ def test_a_faulty_worker_is_502_without_its_words(client: httpx2.Client, script:
 
 
 @pytest.mark.parametrize("script", [{"error_at": 2}, {"garbage_at": 2}], ids=["error event", "garbage"])
-def test_a_failure_in_a_stream_is_one_error_event_and_no_done(client: httpx2.Client, script: dict[str, Any]) -> None:
-    answer = client.post(CHAT, json=chat({"tokens": 9, **script}, stream=True))
-    received = events(answer.content)
-    assert "".join(c["delta"].get("content") or "" for e in received[:-1] for c in e["choices"]) == "t0 t1 "
-    assert set(received[-1]) == {"error"}
-    assert b"[DONE]" not in answer.content
+def test_a_failure_in_a_stream_is_one_error_event_and_no_done(
+    client: httpx2.Client, script: dict[str, Any], tmp_path: Path
+) -> None:
+    gate = tmp_path / "go"
+    script = {"tokens": 9, "gate": str(gate), "gate_at": 2, **script}
+    with client.stream("POST", CHAT, json=chat(script, stream=True)) as answer:
+        received = b""
+        for piece in answer.iter_raw():
+            received += piece
+            if b"t1 " in received:
+                gate.touch()
+    *good, last = events(received)
+    assert "".join(choice["delta"].get("content") or "" for event in good for choice in event["choices"]) == "t0 t1 "
+    assert set(last) == {"error"}
+    assert b"[DONE]" not in received
 
 
 def test_a_failed_load_after_the_stream_started_is_an_error_event(gateway: Served, client: httpx2.Client) -> None:
