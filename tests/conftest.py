@@ -17,3 +17,12 @@ def private_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LLMSERVE_HOME", str(home))
     monkeypatch.setenv("LLMSERVE_CONFIG", str(tmp_path / "settings.toml"))
     return home
+
+
+@pytest.fixture(scope="session")
+def starter_home() -> Path:
+    """A store that holds the starter model; only read it. Skips where `scripts/test` did not prepare one."""
+    home = os.environ.get("LLMSERVE_TEST_HOME")
+    if home is None:
+        pytest.skip("the starter model is not at hand: run scripts/test, which pulls it")
+    return Path(home)

@@ -51,8 +51,7 @@ class WorkerRefusal(Exception):
 async def open_upstream(lease: Lease, call: Call, limits: Limits) -> httpx2.Response:
     """Send `call` and return the response with its body unread; the caller closes it.
 
-    A connection that breaks before the status line is tried once more, because a kept connection may have been closed
-    from the other side in the meantime. Raises `WorkerDied` or `DeadlineExceeded`.
+    Raises `WorkerDied` or `DeadlineExceeded`.
     """
     silence = limits.first_byte_seconds if call.stream else limits.answer_seconds
     request = lease.client.build_request(
@@ -63,8 +62,6 @@ async def open_upstream(lease: Lease, call: Call, limits: Limits) -> httpx2.Resp
         timeout=httpx2.Timeout(silence, connect=_CONNECT_SECONDS, pool=None),
     )
     try:
-        with suppress(httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError):
-            return await lease.client.send(request, stream=True)
         return await lease.client.send(request, stream=True)
     except httpx2.TransportError as error:
         raise await _translated(error, lease) from error

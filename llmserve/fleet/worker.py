@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import ssl
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from llmserve.errors import WorkerDied
+from llmserve.fleet.transport import WorkerTransport
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.worker_log import WorkerLog
 
@@ -160,15 +160,9 @@ class Worker:
 
 
 def _client(socket: Path) -> httpx2.AsyncClient:
-    # Bounded by the fleet's queue, not here. An empty TLS context, since there is no TLS and reading the system's
-    # certificates would cost more than starting the pool.
-    transport = httpx2.AsyncHTTPTransport(
-        uds=str(socket),
-        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=60.0),
-    )
+    # Bounded by the fleet's queue, not here.
     return httpx2.AsyncClient(
-        transport=transport,
+        transport=WorkerTransport(socket),
         base_url="http://worker",
         timeout=httpx2.Timeout(None, connect=HEALTH_TIMEOUT_SECONDS),
         trust_env=False,

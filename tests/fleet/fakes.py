@@ -192,9 +192,18 @@ class World:
         return self.status(name).pid or 0
 
 
+_others: set[psutil.Process] = set()
+
+
+def set_others_aside() -> None:
+    """From now on `children` tells only of processes that start later."""
+    _others.clear()
+    _others.update(psutil.Process().children(recursive=True))
+
+
 def children() -> list[psutil.Process]:
-    """Every process that this one has started and that is not gone, zombies included."""
-    return psutil.Process().children(recursive=True)
+    """Every process that this test has started and that is not gone, zombies included."""
+    return [process for process in psutil.Process().children(recursive=True) if process not in _others]
 
 
 def alive(pid: int) -> bool:
