@@ -74,7 +74,8 @@ class _Timing:
 
 def prompts(load: Load, seed: int) -> list[str]:
     """Different from the first word on, so that a server's prefix cache helps with the template alone."""
-    rng = random.Random(seed)
+    # Seeded by text: for an integer, Random takes -1 and 1 for the same.
+    rng = random.Random(f"prompts {seed}")
     return [
         f"{rng.randrange(10**6)} " + " ".join(rng.choices(_WORDS, k=load.prompt_words)) for _ in range(load.requests)
     ]

@@ -27,7 +27,7 @@ DISTRIBUTION = "llama-cpp-python"
 
 # How often an idle OpenMP thread looks for work before it sleeps (GOMP_SPINCOUNT); None leaves it to the runtime,
 # whose own choice follows from the wait policy.
-SPIN_COUNTS: Mapping[WaitPolicy, int | None] = MappingProxyType({"passive": None, "active": None})
+SPIN_COUNTS: Mapping[WaitPolicy, int | None] = MappingProxyType({"passive": 10_000, "active": None})
 
 # ggml's name of a backend -> the device it drives. Others (BLAS, RPC, ...) are none of a plan's devices.
 _DEVICES: Mapping[str, Device] = MappingProxyType(

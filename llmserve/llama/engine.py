@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
@@ -22,6 +21,10 @@ from llmserve.llama.sequence import Sequence as TokenSequence
 from llmserve.llama.text_stream import TextStream
 
 FinishReason = Literal["stop", "length"]
+
+# Text is handed to the event loop at most this often, except for first tokens and ends, which leave at once. On a small
+# machine every event costs the compute threads their caches, and nobody reads faster than twenty updates a second.
+DELIVERY_SECONDS = 0.05
 
 
 class EngineFailed(LlmserveError):
@@ -109,6 +112,7 @@ class Engine:
         piece: Callable[[int], bytes],
         ends: Sequence[int],
         post: Callable[[Callable[[], None]], Any],
+        delivery_seconds: float = DELIVERY_SECONDS,
     ) -> None:
         self._decoder = decoder
         self._scheduler = scheduler
@@ -118,6 +122,9 @@ class Engine:
         self._commands: queue.SimpleQueue[tuple[Literal["submit", "cancel", "close"], Job | None]] = queue.SimpleQueue()
         self._owners: dict[TokenSequence, tuple[Job, Generation]] = {}
         self._outbox: list[tuple[Job, Delta | Failure]] = []
+        self._delivery_seconds = delivery_seconds
+        self._delivered = 0.0
+        self._urgent = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.counters = Counters()
 
@@ -208,7 +215,7 @@ class Engine:
         self.counters.step_seconds += now - before
         self.counters.prompt_tokens += batch.prefill
         self._sample(batch, logits, now)
-        self._send()
+        self._send(now)
 
     def _sample(self, batch: Batch, logits: npt.NDArray[np.float32], now: float) -> None:
         owners = [self._owners[chunk.sequence] for chunk in batch.chunks if chunk.sample]
@@ -225,6 +232,7 @@ class Engine:
             token = int(greedy) if generation.sampler.greedy else generation.sampler.draw(row)
             if generation.first_token is None:
                 generation.first_token = now
+                self._urgent = True
                 self.counters.cached_tokens += generation.sequence.cached or 0
             self._advance(job, generation, token)
 
@@ -249,6 +257,7 @@ class Engine:
             self._scheduler.finish(sequence)
             del self._owners[sequence]
             job.unfinished -= 1
+            self._urgent = True
         if text or reason is not None:
             self._outbox.append((job, Delta(generation.index, text, reason)))
 
@@ -262,6 +271,7 @@ class Engine:
         if job.unfinished:
             self._drop(job)
             self._outbox.append((job, Failure(error)))
+            self._urgent = True
 
     def _fail_all(self, error: LlmserveError) -> None:
         """The cache is lost: every job ends with `error`, and the engine starts from an empty cache."""
@@ -272,16 +282,36 @@ class Engine:
         for job in jobs:
             job.unfinished = 0
             self._outbox.append((job, Failure(error)))
-        self._send()
+        self._urgent = True
+        self._send(time.monotonic())
 
-    def _send(self) -> None:
-        if not self._outbox:
+    def _send(self, now: float) -> None:
+        """Hand over what has gathered, if it is due or urgent: each answer's text of several steps as one delta."""
+        if not self._outbox or not (self._urgent or now - self._delivered >= self._delivery_seconds):
             return
-        outbox, self._outbox = self._outbox, []
+        self._delivered, self._urgent = now, False
+        outbox, self._outbox = _merged(self._outbox), []
 
         def deliver() -> None:
-            for job, events in itertools.groupby(outbox, key=lambda item: item[0]):
-                for _, event in events:
-                    job.deliver(event)
+            for job, event in outbox:
+                job.deliver(event)
 
         self._post(deliver)
+
+
+def _merged(outbox: list[tuple[Job, Delta | Failure]]) -> list[tuple[Job, Delta | Failure]]:
+    """The same events with consecutive deltas of one answer joined."""
+    gathered: dict[tuple[int, int], list[Delta]] = {}
+    jobs: dict[int, Job] = {}
+    failures: list[tuple[Job, Delta | Failure]] = []
+    for job, event in outbox:
+        if isinstance(event, Failure):
+            failures.append((job, event))
+        else:
+            jobs[id(job)] = job
+            gathered.setdefault((id(job), event.index), []).append(event)
+    joined: list[tuple[Job, Delta | Failure]] = [
+        (jobs[job], Delta(index, "".join(delta.text for delta in deltas), deltas[-1].finish_reason))
+        for (job, index), deltas in gathered.items()
+    ]
+    return joined + failures

@@ -34,7 +34,8 @@ class Limits:
     parallel: sequences that run at once. slots: sequence ids of the cache, more than `parallel`, since finished
     sequences keep theirs while they are cached. cells: tokens the cache holds. idle_cells: how many of them finished
     sequences may keep (the newest one is kept whatever its size); attention walks over every used cell, so idle ones
-    are not free. shares_prefixes: False where a sequence's memory cannot be cut (recurrent, sliding window), so that
+    are not free. worth_keeping: finished sequences of fewer tokens make way when a request is admitted that does not
+    go on from them. shares_prefixes: False where a sequence's memory cannot be cut (recurrent, sliding window), so that
     nothing is ever reused there.
     """
 
@@ -42,6 +43,7 @@ class Limits:
     slots: int
     cells: int
     idle_cells: int
+    worth_keeping: int = 0
     shares_prefixes: bool = True
 
     def __post_init__(self) -> None:
@@ -272,6 +274,9 @@ class Scheduler:
         sequence.phase, sequence.slot, sequence.computed = Phase.RUNNING, slot, match.length
         if sequence.cached is None:
             sequence.cached = match.length
+        for idle in [slot for slot in self._cached if self._tree.length(slot) < self.limits.worth_keeping]:
+            del self._cached[idle]
+            self._drop(idle)
         return True
 
     def _supersede(self, source: int, length: int) -> None:

@@ -146,6 +146,25 @@ def test_idle_sequences_keep_no_more_than_they_may_but_the_newest_stays_whole() 
     assert again.cached == 60
 
 
+def test_a_short_idle_sequence_makes_way_unless_the_next_request_goes_on_from_it() -> None:
+    bench = Bench(limits(worth_keeping=30))
+    short = bench.add(list(range(20)), 3)
+    bench.run()
+    turn = bench.add([*short.tokens, 1], 3)
+    bench.run()
+    assert turn.cached == 22
+    long = bench.add([9] * 40, 2)
+    bench.run()
+    bench.add([8] * 5, 2)
+    bench.run()
+    forgotten = bench.add([*turn.tokens, 2], 1)
+    bench.run()
+    assert forgotten.cached == 0
+    again = bench.add([*long.tokens[:40], 3], 1)
+    bench.run()
+    assert again.cached == 40
+
+
 def test_streamed_requests_go_before_the_others() -> None:
     bench = Bench(limits(parallel=1, slots=3))
     bench.add([1, 2], 2)
@@ -200,6 +219,7 @@ def test_random_schedules_lose_nothing_and_change_no_text(seed: int) -> None:
         limits(
             cells=cells,
             idle_cells=rng.choice([0, 20, cells]),
+            worth_keeping=rng.choice([0, 15]),
             parallel=(parallel := rng.randrange(1, 6)),
             slots=parallel + rng.randrange(1, 6),
             shares_prefixes=rng.random() < 0.8,
