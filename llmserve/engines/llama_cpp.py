@@ -25,9 +25,10 @@ from llmserve.types import Device, EngineInfo, EnginePlan, InstalledModel, WaitP
 
 DISTRIBUTION = "llama-cpp-python"
 
-# How often an idle OpenMP thread looks for work before it sleeps (GOMP_SPINCOUNT); None leaves it to the runtime,
-# whose own choice follows from the wait policy.
-SPIN_COUNTS: Mapping[WaitPolicy, int | None] = MappingProxyType({"passive": 10_000, "active": None})
+# How often an idle OpenMP thread looks for work before it sleeps (GOMP_SPINCOUNT); None leaves it to the runtime. ggml
+# waits some hundred times per token, mostly for microseconds: sleeping at once halves the speed on an idle machine,
+# and spinning for long makes it an eighth on a busy one. docs/architecture.md has the measurements.
+SPIN_COUNTS: Mapping[WaitPolicy, int | None] = MappingProxyType({"passive": 300, "active": None})
 
 # ggml's name of a backend -> the device it drives. Others (BLAS, RPC, ...) are none of a plan's devices.
 _DEVICES: Mapping[str, Device] = MappingProxyType(

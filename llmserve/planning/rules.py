@@ -67,9 +67,9 @@ def threads(cpu: CpuInfo, settings: Settings) -> int:
 
 
 def wait_policy() -> WaitPolicy:
-    """How idle threads wait for the next piece of work: always asleep.
+    """How idle threads wait for the next piece of work: asleep, after the short spin the engine sets for this policy.
 
-    Spinning gains a little on a machine that does nothing else, and costs several times the speed as soon as another
+    Spinning on gains a little on a machine that does nothing else, and costs several times the speed as soon as another
     busy process, such as a second model, wants the same cores.
     """
     return "passive"
