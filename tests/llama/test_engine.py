@@ -42,11 +42,11 @@ class Gate(FakeRunner):
 
 
 class Harness:
-    def __init__(self, decoder: FakeRunner) -> None:
+    def __init__(self, decoder: FakeRunner, delivery_seconds: float = 0) -> None:
         self.events: queue.SimpleQueue[tuple[Job, Delta | Failure]] = queue.SimpleQueue()
         self.decoder = decoder
         scheduler = Scheduler(Limits(4, 8, 256, 256), StepBudget(32))
-        self.engine = Engine(decoder, scheduler, piece, (END,), self._post)
+        self.engine = Engine(decoder, scheduler, piece, (END,), self._post, delivery_seconds)
         self.engine.start()
 
     @staticmethod
@@ -191,4 +191,15 @@ def test_rows_without_usable_logits_fail_their_own_job_only() -> None:
     bad = harness.submit([13], 3)
     assert isinstance(harness.outcome(bad), Failure)
     assert harness.outcome(harness.submit([1], 2)) == ({0: expected([1], 2)[0]}, {0: expected([1], 2)[1]})
+    harness.engine.close()
+
+
+def test_text_of_several_steps_comes_as_one_delta_but_the_first_and_the_last_at_once() -> None:
+    harness = Harness(FakeRunner(8, 256, 32), delivery_seconds=1000)
+    job = harness.submit([5], 6)
+    arrived = [harness.events.get(timeout=20)[1] for _ in range(2)]
+    text, reason = expected([5], 6)
+    words = [f"{word} " for word in text.split()]
+    assert arrived == [Delta(0, words[0]), Delta(0, "".join(words[1:]), reason)]  # type: ignore[arg-type]
+    assert job.unfinished == 0
     harness.engine.close()
