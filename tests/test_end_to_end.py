@@ -1,4 +1,4 @@
-"""The official client against `llmserve serve` with the starter model: what a user's program meets, crashes included."""
+"""The official client against `llmserve serve` with the starter model, crashes included."""
 
 from __future__ import annotations
 

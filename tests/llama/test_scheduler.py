@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from llmserve.llama.engine import OutOfRoom
-from llmserve.llama.scheduler import Chunk, Limits, Scheduler
+from llmserve.llama.scheduler import Chunk, Drop, Limits, Scheduler
 from llmserve.llama.sequence import Phase, Sequence
 from llmserve.llama.step_budget import StepBudget
 from tests.llama.fake_runner import FakeRunner, next_token
@@ -50,7 +50,7 @@ class Bench:
 
     def _freed_but_not_dropped(self) -> int:
         """Sequences that finished in this step may have given up cells that the cache drops with the next batch."""
-        pending = {op.slot for op in self.scheduler._operations}
+        pending = {op.slot for op in self.scheduler._operations if isinstance(op, Drop)}
         kept = {cell for n, slot in enumerate(self.runner.slots) if n not in pending for cell, _ in slot}
         return len(kept) - self.runner.used
 
