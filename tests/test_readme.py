@@ -103,6 +103,8 @@ def reader(starter_home: Path, tmp_path: Path) -> Iterator[Reader]:
         "NO_COLOR": "1",
     }
     reader = Reader(environment, port, [])
+    # A copy is another file, so the store wants to see its bytes again before it serves them.
+    reader.type("llmserve pull smollm2")
     yield reader
     for server in reader.servers:
         server.terminate()
