@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("no clock")
 
 
 def pytest_configure() -> None:
-    # A shell starts its background jobs with SIGINT ignored, and children inherit that; tests that send it need it heard.
+    # A shell starts background jobs with SIGINT ignored, and children inherit that; tests that send it need it heard.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
