@@ -56,9 +56,6 @@ class PrefixTree:
         self._lengths: dict[int, int] = {}
         self.cells = 0
 
-    def __contains__(self, slot: int) -> bool:
-        return slot in self._leaves
-
     def length(self, slot: int) -> int:
         """Tokens resident for `slot`."""
         return self._lengths[slot]

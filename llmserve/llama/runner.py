@@ -96,11 +96,6 @@ class Runner:
         """Empty the cache."""
         llama_cpp.llama_memory_clear(self._memory, True)
 
-    def close(self) -> None:
-        """Free context and model. The object is unusable afterwards."""
-        llama_cpp.llama_free(self._context)
-        llama_cpp.llama_model_free(self._model)
-
 
 class Vocabulary:
     """The model's tokens. Reading it is safe from any thread."""
