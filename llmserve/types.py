@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Engine = Literal["llama.cpp", "vllm"]
 Device = Literal["cpu", "cuda", "rocm", "metal", "vulkan"]
 KvType = Literal["f16", "q8_0", "q4_0"]
+KvLayout = Literal["unified", "split"]
 WaitPolicy = Literal["passive", "active"]
 ModelFormat = Literal["gguf", "safetensors"]
 
@@ -161,7 +162,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Estimated bytes on one device ("ram", "cuda:0", ...), and what was free there when the plan was made."""
+    """Estimated bytes on one device ("ram", "cuda:0", ...), and what was free there when the plan was made.
+
+    `saved_prefixes` is the most that prefixes may take which are kept in RAM after they left the KV cache.
+    """
 
     device: str
     weights: int
@@ -169,10 +173,11 @@ class DeviceMemory:
     compute: int
     overhead: int
     available: int | None
+    saved_prefixes: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv_cache + self.compute + self.overhead
+        return self.weights + self.kv_cache + self.compute + self.overhead + self.saved_prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +193,11 @@ class EnginePlan:
     """How to run one model here; nothing in it is undecided.
 
     `context` is the length in tokens one sequence may reach; `kv_cells` the size of the pool that all `parallel`
-    sequences share. `batch` and `micro_batch` are tokens per step and per graph. `devices` lists what computes
-    ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is available (advice, not a gate).
-    `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`, in their order.
+    sequences share or, where `kv_layout` is "split", of their streams together. `saved_tokens` is how many tokens of
+    prefixes may be kept in RAM after they left the KV cache. `batch` and `micro_batch` are tokens per step and per
+    graph. `devices` lists what computes ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is
+    available (advice, not a gate). `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`,
+    in their order.
     """
 
     engine: Engine
@@ -211,6 +218,8 @@ class EnginePlan:
     reason: str
     refused: tuple[Refusal, ...]
     gpu_split: tuple[int, ...] = ()
+    kv_layout: KvLayout = "unified"
+    saved_tokens: int = 0
 
 
 # --- what is in the store ------------------------------------------------------------------------------------------

@@ -75,6 +75,12 @@ def _inspect(settings: Settings, model: str) -> ModelInfo:
     return open_store(settings).inspect(model)
 
 
+def _sequences(plan: EnginePlan) -> str:
+    if plan.kv_layout == "split":
+        return f"{plan.parallel} sequences, each with {plan.kv_cells // plan.parallel} KV cells of its own"
+    return f"{plan.parallel} sequences in {plan.kv_cells} KV cells"
+
+
 def _print_plan(plan: EnginePlan) -> None:
     print_table(
         [
@@ -82,7 +88,7 @@ def _print_plan(plan: EnginePlan) -> None:
             ("devices", ", ".join(plan.devices)),
             ("gpu layers", f"{plan.gpu_layers} of {plan.total_layers}"),
             ("context", f"{plan.context} tokens"),
-            ("parallel", f"{plan.parallel} sequences in {plan.kv_cells} KV cells"),
+            ("parallel", _sequences(plan)),
             ("kv type", plan.kv_type),
             ("threads", f"{plan.threads} ({plan.wait_policy} waiting)"),
             ("batch", f"{plan.batch} tokens, {plan.micro_batch} per graph"),
@@ -95,10 +101,10 @@ def _print_plan(plan: EnginePlan) -> None:
     click.echo()
     print_table(
         [_memory_row(memory) for memory in plan.memory],
-        ("MEMORY", "WEIGHTS", "KV CACHE", "COMPUTE", "OVERHEAD", "TOTAL", "AVAILABLE"),
+        ("MEMORY", "WEIGHTS", "KV CACHE", "COMPUTE", "OVERHEAD", "PREFIXES", "TOTAL", "AVAILABLE"),
     )
 
 
 def _memory_row(memory: DeviceMemory) -> tuple[str, ...]:
-    sizes = (memory.weights, memory.kv_cache, memory.compute, memory.overhead, memory.total, memory.available)
-    return (memory.device, *map(bytes_text, sizes))
+    parts = (memory.weights, memory.kv_cache, memory.compute, memory.overhead, memory.saved_prefixes)
+    return (memory.device, *map(bytes_text, (*parts, memory.total, memory.available)))

@@ -125,7 +125,6 @@ def _environment(plan: EnginePlan, environ: Mapping[str, str]) -> dict[str, str]
         # NVML, whose numbers the plan uses, counts GPUs in this order; CUDA by itself counts the fastest first.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "OMP_NUM_THREADS": str(plan.threads),
-        "OMP_WAIT_POLICY": plan.wait_policy.upper(),
     }
     spin_count = SPIN_COUNTS[plan.wait_policy]
     if spin_count is not None:

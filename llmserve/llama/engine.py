@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llmserve.errors import LlmserveError
+from llmserve.llama.batch import Batch
 from llmserve.llama.constraint import Constraint
 from llmserve.llama.sampler import Sampler
-from llmserve.llama.scheduler import Batch, Scheduler
+from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Phase
 from llmserve.llama.sequence import Sequence as TokenSequence
 from llmserve.llama.text_stream import TextStream
@@ -138,7 +139,7 @@ class Engine:
 
     @property
     def cells_used(self) -> int:
-        return self._scheduler.cells_used
+        return self._scheduler.cache.cells_used
 
     @property
     def preemptions(self) -> int:

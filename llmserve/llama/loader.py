@@ -9,9 +9,11 @@ from pathlib import Path
 from llmserve.llama.chat_template import CHATML, ChatTemplate
 from llmserve.llama.constraint import ConstraintFactory
 from llmserve.llama.engine import Engine
+from llmserve.llama.kv_cache import KvCache, Limits, UnifiedCache
 from llmserve.llama.prompt import PromptBuilder
-from llmserve.llama.scheduler import Limits, Scheduler
+from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.service import ModelFacts, Service
+from llmserve.llama.split_cache import SplitCache
 from llmserve.llama.step_budget import StepBudget
 from llmserve.types import EnginePlan
 
@@ -51,25 +53,18 @@ class Loader:
         from llmserve.llama.runner import Runner
 
         plan = self._plan
-        slots = min(_MOST_SLOTS, plan.parallel + _IDLE_SLOTS)
+        slots = plan.parallel if plan.kv_layout == "split" else min(_MOST_SLOTS, plan.parallel + _IDLE_SLOTS)
         runner = Runner(self._path, plan, slots, self._report)
         vocabulary = runner.vocabulary
-        limits = Limits(
-            parallel=min(plan.parallel, slots - 1),
-            slots=slots,
-            cells=runner.cells,
-            idle_cells=runner.cells if plan.gpu_layers else min(runner.cells, _IDLE_CELLS_CPU),
-            worth_keeping=0 if plan.gpu_layers else _WORTH_KEEPING_CPU,
-            shares_prefixes=runner.shares_prefixes,
-        )
+        cache = _cache(plan, slots, runner.cells, cuttable=runner.cuttable)
         engine = Engine(
             runner,
-            Scheduler(limits, StepBudget(plan.batch)),
+            Scheduler(cache, StepBudget(plan.batch)),
             vocabulary.piece,
             vocabulary.ends,
             loop.call_soon_threadsafe,
         )
-        context = min(plan.context, runner.cells)
+        context = min(plan.context, cache.longest)
         template = ChatTemplate(
             runner.chat_template or CHATML, bos=vocabulary.text(vocabulary.bos), eos=vocabulary.text(vocabulary.eos)
         )
@@ -81,3 +76,18 @@ class Loader:
 
     def _report(self, progress: float) -> None:
         self.progress = progress
+
+
+def _cache(plan: EnginePlan, slots: int, cells: int, *, cuttable: bool) -> KvCache:
+    """The bookkeeping that fits the context the runner opened."""
+    split = plan.kv_layout == "split"
+    limits = Limits(
+        parallel=plan.parallel if split else min(plan.parallel, slots - 1),
+        slots=slots,
+        cells=cells,
+        idle_cells=cells if plan.gpu_layers else min(cells, _IDLE_CELLS_CPU),
+        worth_keeping=0 if plan.gpu_layers else _WORTH_KEEPING_CPU,
+        cuttable=cuttable,
+        shelf=plan.saved_tokens,
+    )
+    return SplitCache(limits) if split else UnifiedCache(limits)

@@ -68,30 +68,56 @@ class PrefixTree:
         self._root.holders.add(slot)
         self._lengths[slot] = 0
 
-    def match(self, tokens: list[int], limit: int) -> Match:
-        """The longest resident prefix of `tokens`, at most `limit` tokens. Changes nothing."""
+    def match(self, tokens: list[int], limit: int, *, whole: bool = False) -> Match:
+        """The longest resident prefix of `tokens`, at most `limit` tokens. Changes nothing.
+
+        `whole`: only sequences that are a prefix of `tokens` from end to end, for memory that cannot be cut.
+        """
         best = Match(0, self._root, 0)
         frontier = [best]
         while frontier:
             at = frontier.pop()
-            if at.length > best.length:
+            ends = at.offset == len(at.node.tokens)
+            if at.length > best.length and (not whole or (ends and at.node.holders)):
                 best = at
-            if at.length >= limit or at.offset < len(at.node.tokens):
+            if at.length >= limit or not ends:
                 continue
             for child in at.node.children.get(tokens[at.length], ()):
                 shared = common_prefix(tokens, child.tokens, at.length, limit - at.length)
                 frontier.append(Match(at.length + shared, child, shared))
         return best
 
-    def fork(self, match: Match, slot: int) -> int | None:
-        """Let `slot` share the matched cells; returns a slot that already holds them (None: nothing matched).
+    def holder(self, match: Match) -> int:
+        """A slot that holds the matched tokens; one that holds nothing more, if there is one."""
+        return next(self._slots_below(match.node))
+
+    def holders(self, match: Match) -> frozenset[int]:
+        """The slots whose sequence is exactly the matched tokens."""
+        return frozenset(match.node.holders if match.offset == len(match.node.tokens) else ())
+
+    def shared(self, slot: int) -> int:
+        """How many tokens of `slot`, from the first on, another slot has too (in these cells or in its own)."""
+        tokens = self.tokens(slot)
+        longest = 0
+        for other in self._leaves:
+            if other != slot:
+                longest = max(longest, common_prefix(tokens, self.tokens(other)))
+        return longest
+
+    def cut(self, slot: int, length: int) -> None:
+        """Forget what `slot` holds behind its first `length` tokens."""
+        kept = self.tokens(slot)[:length]
+        self.release(slot)
+        self.open(slot)
+        self.extend(slot, kept)
+
+    def fork(self, match: Match, slot: int) -> int:
+        """Let `slot` share the matched cells (at least one); returns a slot that already holds them.
 
         The caller copies `match.length` tokens from the returned slot in the real cache.
         """
         self.open(slot)
-        if match.length == 0:
-            return None
-        source = next(self._slots_below(match.node))
+        source = self.holder(match)
         node = match.node if match.offset == len(match.node.tokens) else self._split(match.node, match.offset)
         self._root.holders.discard(slot)
         node.holders.add(slot)

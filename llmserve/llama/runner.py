@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llmserve.errors import InvalidModel
+from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Operation, Restore, Save, Trim
 from llmserve.llama.engine import EngineFailed, OutOfRoom
-from llmserve.llama.scheduler import Batch, Chunk, Copy
 from llmserve.llama.sequence import Sequence
 from llmserve.types import EnginePlan
 
@@ -44,7 +44,9 @@ class Runner:
         self.vocabulary = Vocabulary(self._model)
         self.cells = int(llama_cpp.llama_n_ctx(self._context))
         self.slots = slots
-        self.shares_prefixes = _shares_prefixes(self._model)
+        self.cuttable = _is_cuttable(self._model)
+        self._unified = plan.kv_layout == "unified"
+        self._saved: dict[int, npt.NDArray[np.uint8]] = {}
         self._batch = _BatchBuffers(int(llama_cpp.llama_n_batch(self._context)), slots)
 
     @property
@@ -73,14 +75,34 @@ class Runner:
         memory that is valid, and may be written to, until the next call. Raises `OutOfRoom` or `EngineFailed`.
         """
         for operation in batch.operations:
-            if isinstance(operation, Copy):
-                llama_cpp.llama_memory_seq_cp(self._memory, operation.source, operation.target, 0, operation.length)
-            else:
-                llama_cpp.llama_memory_seq_rm(self._memory, operation.slot, -1, -1)
+            self._carry_out(operation)
         batch.operations.clear()
-        outputs = self._batch.fill(batch)
         if not batch.chunks:
             return np.empty((0, self.vocabulary.size), dtype=np.float32)
+        if self._unified:
+            return self._compute(batch.chunks)
+        return self._compute_apart(batch.chunks)
+
+    def _compute_apart(self, chunks: list[Chunk]) -> npt.NDArray[np.float32]:
+        """Compute chunks of streams: all that are one token long at once, and each longer one by itself.
+
+        llama.cpp cuts a batch over several streams into pieces of equal length; chunks of different lengths would
+        leave a pass over all the weights for every remainder.
+        """
+        steps = [[chunk for chunk in chunks if chunk.count == 1], *([chunk] for chunk in chunks if chunk.count > 1)]
+        calls = [step for step in steps if step]
+        if len(calls) == 1:
+            return self._compute(calls[0])
+        rows: dict[int, npt.NDArray[np.float32]] = {}
+        for call in calls:
+            logits = self._compute(call).copy()
+            rows |= zip((chunk.slot for chunk in call if chunk.sample), logits, strict=True)
+        sampled = [rows[chunk.slot] for chunk in chunks if chunk.sample]
+        return np.stack(sampled) if sampled else np.empty((0, self.vocabulary.size), dtype=np.float32)
+
+    def _compute(self, chunks: list[Chunk]) -> npt.NDArray[np.float32]:
+        """One call of llama.cpp; its rows of logits, as a view that the next call overwrites."""
+        outputs = self._batch.fill(chunks)
         status = llama_cpp.llama_decode(self._context, self._batch.struct)
         if status == 1:
             raise OutOfRoom
@@ -92,9 +114,44 @@ class Runner:
         rows = ctypes.cast(llama_cpp.llama_get_logits(self._context), ctypes.POINTER(ctypes.c_float))
         return np.ctypeslib.as_array(rows, shape=(outputs, self.vocabulary.size))
 
+    def _carry_out(self, operation: Operation) -> None:
+        match operation:
+            case Drop(slot):
+                llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            case Trim(slot, length):
+                llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1)
+            case Copy(source, target, length) if self._unified:
+                llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
+            case Copy(source, target, length):
+                # Between streams llama.cpp's own copy takes the whole stream, used or not.
+                self._write_state(target, self._read_state(source), length)
+            case Save(slot, key):
+                self._saved[key] = self._read_state(slot)
+            case Restore(key, slot, length):
+                self._write_state(slot, self._saved[key], length)
+            case Forget(key):
+                del self._saved[key]
+
+    def _read_state(self, slot: int) -> npt.NDArray[np.uint8]:
+        """All that `slot` holds, as llama.cpp writes it."""
+        size = int(llama_cpp.llama_state_seq_get_size(self._context, slot))
+        state = np.empty(size, dtype=np.uint8)
+        written = llama_cpp.llama_state_seq_get_data(self._context, _bytes_at(state), size, slot)
+        if written != size:
+            raise EngineFailed(f"the state of a sequence could not be saved ({written} of {size} bytes)")
+        return state
+
+    def _write_state(self, slot: int, state: npt.NDArray[np.uint8], length: int) -> None:
+        """Fill the empty `slot` with the first `length` tokens of `state`."""
+        if not llama_cpp.llama_state_seq_set_data(self._context, _bytes_at(state), state.size, slot):
+            raise EngineFailed("the state of a sequence could not be restored")
+        if self.cuttable:
+            llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1)
+
     def clear(self) -> None:
-        """Empty the cache."""
+        """Empty the cache, and forget what was saved of it."""
         llama_cpp.llama_memory_clear(self._memory, True)
+        self._saved.clear()
 
 
 class Vocabulary:
@@ -185,14 +242,14 @@ class _BatchBuffers:
             logits=self._logits.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    def fill(self, batch: Batch) -> int:
-        """Write the batch's chunks; returns how many rows of logits it asks for."""
+    def fill(self, chunks: list[Chunk]) -> int:
+        """Write `chunks`; returns how many rows of logits they ask for."""
         end, outputs = 0, 0
-        total = sum(chunk.count for chunk in batch.chunks)
+        total = sum(chunk.count for chunk in chunks)
         if total > self._capacity:
             raise ValueError(f"a batch of {total} tokens is over the context's {self._capacity}")
         self._logits[:total] = 0
-        for chunk in batch.chunks:
+        for chunk in chunks:
             if not 0 <= chunk.slot < self._slots or chunk.count < 1:
                 raise ValueError("a chunk outside the context's slots, or an empty one")
             start, end = end, end + chunk.count
@@ -204,6 +261,10 @@ class _BatchBuffers:
                 outputs += 1
         self.struct.n_tokens = total
         return outputs
+
+
+def _bytes_at(array: npt.NDArray[np.uint8]) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _load(path: Path, plan: EnginePlan, progress: Callable[[float], None]) -> Any:
@@ -247,7 +308,7 @@ def _open_context(model: Any, plan: EnginePlan, slots: int) -> Any:
     parameters.flash_attn_type = (
         llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if plan.flash_attention else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     )
-    parameters.kv_unified = True
+    parameters.kv_unified = plan.kv_layout == "unified"
     parameters.no_perf = True
     context = llama_cpp.llama_init_from_model(model, parameters)
     if context is None:
@@ -258,7 +319,7 @@ def _open_context(model: Any, plan: EnginePlan, slots: int) -> Any:
     return context
 
 
-def _shares_prefixes(model: Any) -> bool:
+def _is_cuttable(model: Any) -> bool:
     """Whether a sequence's memory can be cut at any token: not where it is a recurrent state or a sliding window."""
     return not (
         llama_cpp.llama_model_is_recurrent(model)

@@ -104,6 +104,9 @@ def _pool(chosen: Placement, entries: Sequence[DeviceMemory]) -> str:
     if not cache:
         return ""
     part = "their part of " if chosen.is_partial else ""
+    if chosen.demand.layout == "split":
+        streams, each = chosen.demand.parallel, human_tokens(chosen.demand.attended_cells)
+        return f" and {streams} streams of {each} tokens ({human_bytes(cache)})"
     return f" and {part}a {human_tokens(chosen.demand.cells)}-token pool ({human_bytes(cache)})"
 
 

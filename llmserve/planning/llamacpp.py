@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from llmserve.planning import rules
 from llmserve.planning.accelerators import Accelerator, choose_accelerators
 from llmserve.planning.explain import explain
-from llmserve.planning.memory import CELL_ALIGNMENT, Demand, kv_type_fits, padded
+from llmserve.planning.memory import CELL_ALIGNMENT, Demand, kv_bytes, kv_bytes_per_token, kv_type_fits, padded
 from llmserve.planning.offload import (
     Placement,
     missing_bytes,
@@ -23,7 +23,7 @@ from llmserve.planning.offload import (
     total_layers,
 )
 from llmserve.settings import Settings
-from llmserve.types import Device, EnginePlan, HardwareInfo, KvType, ModelInfo, Refusal
+from llmserve.types import Device, DeviceMemory, EnginePlan, HardwareInfo, KvType, ModelInfo, Refusal
 
 # The pool, in contexts: how much longer than one full-length sequence all sequences together may be.
 _CPU_POOL = 2
@@ -80,6 +80,7 @@ def plan_llama_cpp(
     explanation = explain(hardware, model, settings, accelerators, unused, chosen)
     on_cpu = () if chosen.is_whole else ("cpu",)
     demand = chosen.demand
+    memory, saved_tokens = _with_saved_prefixes(task, chosen)
     return EnginePlan(
         engine="llama.cpp",
         devices=(*(accelerator.device for accelerator in chosen.accelerators), *on_cpu),
@@ -94,12 +95,25 @@ def plan_llama_cpp(
         batch=demand.batch,
         micro_batch=demand.micro_batch,
         flash_attention=True,
-        memory=chosen.memory,
+        memory=memory,
         fits=not missing_bytes(chosen, margin=False),
         reason=explanation.reason,
         refused=(*refused, *explanation.refused),
         gpu_split=chosen.split,
+        kv_layout=demand.layout,
+        saved_tokens=saved_tokens,
     )
+
+
+def _with_saved_prefixes(task: _Task, chosen: Placement) -> tuple[tuple[DeviceMemory, ...], int]:
+    """The memory of `chosen` with a part of the RAM it leaves set aside for prefixes, and how many tokens that is."""
+    ram, *gpus = chosen.memory
+    token_bytes = kv_bytes_per_token(task.model, chosen.demand.kv_type)
+    if ram.available is None or not token_bytes or task.model.kind == "embed":
+        return chosen.memory, 0
+    unified = sum(entry.total for entry, gpu in zip(gpus, chosen.accelerators, strict=True) if gpu.unified)
+    tokens = rules.saved_prefix_bytes(ram.available - ram.total - unified) // token_bytes
+    return (replace(ram, saved_prefixes=tokens * token_bytes), *gpus), tokens
 
 
 def _choose(task: _Task) -> Placement:
@@ -172,8 +186,17 @@ def _on_cpu(task: _Task) -> Placement:
         demands.append(replace(demands[-1], kv_type="q8_0"))
     for demand in demands:
         if (placed := _with_largest_pool(task, demand, _CPU_POOL, attempt)) is not None:
-            return placed
+            return _with_streams(task, demand, attempt) or placed
     return placement(task.model, task.demand(candidates[-1], on_gpu=False), (), (), task.ram)
+
+
+def _with_streams(task: _Task, demand: Demand, attempt: Callable[[Demand], Placement | None]) -> Placement | None:
+    """`attempt` with a stream of its own for every sequence, where that is worth the memory."""
+    cells = demand.parallel * padded(demand.context)
+    needed = kv_bytes(task.model, demand.kv_type, cells, demand.parallel, demand.micro_batch)
+    if task.model.kind == "embed" or demand.parallel == 1 or not rules.splits_cache(task.model, needed, task.ram):
+        return None
+    return attempt(replace(demand, cells=cells, layout="split"))
 
 
 def _with_largest_pool(

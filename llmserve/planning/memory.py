@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmserve.types import KvType, LayerInfo, ModelInfo
+from llmserve.types import KvLayout, KvType, LayerInfo, ModelInfo
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -37,7 +37,10 @@ _WITHOUT_CACHE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a run asks of the memory besides the weights. `outputs` is the number of rows of logits one step makes."""
+    """What a run asks of the memory besides the weights. `outputs` is the number of rows of logits one step makes.
+
+    `cells` is the whole pool, which in the layout "split" is divided evenly among the `parallel` sequences.
+    """
 
     context: int
     cells: int
@@ -46,6 +49,12 @@ class Demand:
     batch: int
     micro_batch: int
     outputs: int
+    layout: KvLayout = "unified"
+
+    @property
+    def attended_cells(self) -> int:
+        """The most cells that one token's attention walks over."""
+        return self.cells if self.layout == "unified" else self.cells // self.parallel
 
 
 def padded(cells: int) -> int:
@@ -107,7 +116,7 @@ def compute_bytes(model: ModelInfo, micro_batch: int, outputs: int, cells: int =
 
 def host_compute_bytes(model: ModelInfo, demand: Demand) -> int:
     """Bytes the host needs for a graph that runs wholly on GPUs: embedded input, mask, and the returned logits."""
-    inputs = 4 * demand.micro_batch * model.embedding_length + 2 * demand.micro_batch * padded(demand.cells)
+    inputs = 4 * demand.micro_batch * model.embedding_length + 2 * demand.micro_batch * padded(demand.attended_cells)
     return inputs + logits_bytes(model, demand.outputs)
 
 

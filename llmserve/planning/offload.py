@@ -179,7 +179,7 @@ def _fill(costs: Sequence[int], capacities: Sequence[int]) -> list[int]:
 
 
 def _gpu_compute(model: ModelInfo, demand: Demand, accelerator: Accelerator, *, partial: bool) -> int:
-    compute = compute_bytes(model, demand.micro_batch, demand.outputs, demand.cells)
+    compute = compute_bytes(model, demand.micro_batch, demand.outputs, demand.attended_cells)
     if partial and not accelerator.unified:
         # For long prompts llama.cpp copies the weights of a layer left on the CPU to the GPU and computes it there.
         compute += max((layer.weight_bytes for layer in model.layers), default=0)
@@ -187,4 +187,6 @@ def _gpu_compute(model: ModelInfo, demand: Demand, accelerator: Accelerator, *, 
 
 
 def _host_compute(model: ModelInfo, demand: Demand) -> int:
-    return compute_bytes(model, demand.micro_batch, demand.outputs, demand.cells) + logits_bytes(model, demand.outputs)
+    return compute_bytes(model, demand.micro_batch, demand.outputs, demand.attended_cells) + logits_bytes(
+        model, demand.outputs
+    )

@@ -55,6 +55,25 @@ def sequences(hardware: HardwareInfo, model: ModelInfo, settings: Settings, free
     return parallel
 
 
+def splits_cache(model: ModelInfo, kv_bytes: int, free: int | None) -> bool:
+    """Whether each sequence gets a stream of cells for itself on a CPU, where all of them together take `kv_bytes`.
+
+    Attention there walks over every cell of what it shares with others, so separate streams are faster (measured with
+    16 sequences: by half), but each must hold a whole context. They may take a quarter of the `free` RAM. Recurrent
+    states are separate anyway, and sliding windows cannot be copied from stream to stream.
+    """
+    if free is None or any(layer.state_bytes or layer.sliding_window for layer in model.layers):
+        return False
+    return kv_bytes <= free // 4
+
+
+def saved_prefix_bytes(left: int | None) -> int:
+    """RAM for prefixes that left the KV cache: an eighth of what the plan has `left`; nothing where that is little."""
+    if left is None or left < 2 * GIB:
+        return 0
+    return min(left // 8, 2 * GIB)
+
+
 def threads(cpu: CpuInfo, settings: Settings) -> int:
     """One thread per physical core that affinity and quota leave.
 

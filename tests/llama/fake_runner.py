@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
+from llmserve.llama.batch import Batch, Copy, Drop, Forget, Operation, Restore, Save, Trim
 from llmserve.llama.engine import OutOfRoom
-from llmserve.llama.scheduler import Batch, Copy
 
 VOCABULARY = 64
 
@@ -19,10 +19,15 @@ def next_token(tokens: list[int]) -> int:
 
 
 class FakeRunner:
-    """Cells are objects owned by slots, as in a unified KV cache; a broken rule is an AssertionError."""
+    """Cells are objects owned by slots, as in llama.cpp's KV cache; a broken rule is an AssertionError.
 
-    def __init__(self, slots: int, cells: int, batch: int) -> None:
-        self.capacity, self.batch = cells, batch
+    `split`: each slot has a stream of its own, and a copy is another set of cells.
+    """
+
+    def __init__(self, slots: int, cells: int, batch: int, *, split: bool = False, cuttable: bool = True) -> None:
+        self.capacity, self.batch, self.split, self.cuttable = cells, batch, split, cuttable
+        self.saved: dict[int, list[int]] = {}
+        self.passes = 0
         self.slots: list[list[tuple[int, int]]] = [[] for _ in range(slots)]
         self.steps = 0
         self.computed = 0
@@ -37,18 +42,17 @@ class FakeRunner:
 
     def decode(self, batch: Batch) -> npt.NDArray[np.float32]:
         for operation in batch.operations:
-            if isinstance(operation, Copy):
-                assert not self.slots[operation.target], "a prefix is copied into an empty slot"
-                assert 0 < operation.length <= len(self.slots[operation.source])
-                self.slots[operation.target] = self.slots[operation.source][: operation.length]
-            else:
-                self.slots[operation.slot] = []
+            self.carry_out(operation)
         batch.operations.clear()
         total = sum(chunk.count for chunk in batch.chunks)
         assert total <= self.batch, "a step within the batch size"
         assert len({chunk.slot for chunk in batch.chunks}) == len(batch.chunks), "one chunk per slot"
         if self.used + total > self.capacity:
             raise OutOfRoom
+        if batch.chunks and self.split:
+            slots = [chunk.slot for chunk in batch.chunks]
+            assert slots == sorted(slots)
+            self.passes += sum(slot - 1 not in slots for slot in slots)
         rows = []
         for chunk in batch.chunks:
             slot = self.slots[chunk.slot]
@@ -65,6 +69,37 @@ class FakeRunner:
         self.computed += total
         return np.stack(rows) if rows else np.empty((0, VOCABULARY), dtype=np.float32)
 
+    def carry_out(self, operation: Operation) -> None:
+        match operation:
+            case Drop(slot):
+                self.slots[slot] = []
+            case Trim(slot, length):
+                assert self.cuttable
+                assert 0 < length < len(self.slots[slot])
+                del self.slots[slot][length:]
+            case Copy(source, target, length):
+                assert not self.slots[target], "a prefix is copied into an empty slot"
+                assert 0 < length <= len(self.slots[source])
+                assert self.cuttable or length == len(self.slots[source])
+                cells = self.slots[source][:length]
+                self.slots[target] = self._anew([token for _, token in cells]) if self.split else cells
+            case Save(slot, key):
+                assert key not in self.saved
+                self.saved[key] = self.tokens(slot)
+            case Restore(key, slot, length):
+                assert not self.slots[slot], "a prefix is restored into an empty slot"
+                assert self.cuttable or length == len(self.saved[key])
+                self.slots[slot] = self._anew(self.saved[key][:length])
+                assert self.used <= self.capacity
+            case Forget(key):
+                del self.saved[key]
+
+    def _anew(self, tokens: list[int]) -> list[tuple[int, int]]:
+        first = self._next_cell
+        self._next_cell += len(tokens)
+        return list(enumerate(tokens, first))
+
     def clear(self) -> None:
+        self.saved.clear()
         for slot in self.slots:
             slot.clear()

@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from llmserve.llama.batch import Batch
 from llmserve.llama.engine import Delta, Engine, EngineFailed, Failure, Generation, Job, OutOfRoom
+from llmserve.llama.kv_cache import Limits, UnifiedCache
 from llmserve.llama.sampler import Sampler, SamplingParameters
-from llmserve.llama.scheduler import Batch, Limits, Scheduler
+from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Sequence
 from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.text_stream import TextStream
@@ -45,7 +47,7 @@ class Harness:
     def __init__(self, decoder: FakeRunner, delivery_seconds: float = 0) -> None:
         self.events: queue.SimpleQueue[tuple[Job, Delta | Failure]] = queue.SimpleQueue()
         self.decoder = decoder
-        scheduler = Scheduler(Limits(4, 8, 256, 256), StepBudget(32))
+        scheduler = Scheduler(UnifiedCache(Limits(4, 8, 256, 256)), StepBudget(32))
         self.engine = Engine(decoder, scheduler, piece, (END,), self._post, delivery_seconds)
         self.engine.start()
 

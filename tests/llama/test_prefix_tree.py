@@ -91,9 +91,12 @@ def test_random_histories_agree_with_plain_lists(seed: int) -> None:
             tokens = [rng.randrange(3) for _ in range(rng.randrange(1, 12))]
             match = tree.match(tokens, limit=len(tokens) - 1)
             assert match.length == max((common_prefix(tokens[:-1], text) for text in texts.values()), default=0)
-            source = tree.fork(match, slot)
             texts[slot] = tokens[: match.length]
-            cells[slot] = list(cells[source][: match.length]) if source is not None else []
+            if match.length:
+                cells[slot] = cells[tree.fork(match, slot)][: match.length]
+            else:
+                tree.open(slot)
+                cells[slot] = []
         elif action < 0.8 and texts:
             slot = rng.choice(sorted(texts))
             tokens = [rng.randrange(3) for _ in range(rng.randrange(1, 5))]
@@ -110,3 +113,32 @@ def test_random_histories_agree_with_plain_lists(seed: int) -> None:
             assert tree.length(slot) == len(text)
         some = [slot for slot in texts if rng.random() < 0.5]
         assert tree.cells_held_by(some) == len({cell for slot in some for cell in cells[slot]})
+
+
+def test_whole_matches_are_sequences_that_are_a_prefix_from_end_to_end() -> None:
+    tree = PrefixTree()
+    for slot, tokens in enumerate(([1, 2, 3, 4], [1, 2], [5])):
+        tree.open(slot)
+        tree.extend(slot, tokens)
+    match = tree.match([1, 2, 3, 9], 3, whole=True)
+    assert (match.length, tree.holders(match)) == (2, {1})
+    assert tree.match([1, 2, 3, 9], 3).length == 3
+    assert tree.match([9, 5], 2, whole=True).length == 0
+
+
+def test_a_cut_sequence_keeps_its_front_and_frees_the_rest() -> None:
+    tree = PrefixTree()
+    tree.open(0)
+    tree.extend(0, [1, 2, 3, 4])
+    tree.cut(0, 2)
+    assert (tree.tokens(0), tree.cells) == ([1, 2], 2)
+    tree.extend(0, [7])
+    assert tree.tokens(0) == [1, 2, 7]
+
+
+def test_shared_counts_equal_tokens_whoever_computed_them() -> None:
+    tree = PrefixTree()
+    for slot, tokens in enumerate(([1, 2, 3, 4], [1, 2, 9], [1])):
+        tree.open(slot)
+        tree.extend(slot, tokens)
+    assert [tree.shared(slot) for slot in range(3)] == [2, 2, 1]

@@ -1,0 +1,82 @@
+"""One step as the scheduler wants it: what to do to the KV cache, then which tokens to compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llmserve.llama.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Remove everything `slot` holds."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Remove everything behind the first `length` tokens of `slot`."""
+
+    slot: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Let the empty `target` have the first `length` tokens of `source` too."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Copy all that `slot` holds to host memory, under `key`."""
+
+    slot: int
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Fill the empty `slot` with the first `length` tokens of what was saved under `key`, which stays saved."""
+
+    key: int
+    slot: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Free what was saved under `key`."""
+
+    key: int
+
+
+Operation = Drop | Trim | Copy | Save | Restore | Forget
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Compute `sequence.tokens[start : start + count]`; `sample`: the last one gives the next token's logits."""
+
+    sequence: Sequence
+    slot: int
+    start: int
+    count: int
+    sample: bool
+
+
+@dataclass(slots=True)
+class Batch:
+    """Cache operations in order, then chunks in order of their slots.
+
+    `decoding` of the chunks are one token of a sequence that is writing; `prefill` is the number of prompt tokens.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    decoding: int = 0
+    prefill: int = 0

@@ -1,0 +1,120 @@
+"""A KV cache of separate streams, one for each slot.
+
+On a CPU this computes a step of many sequences up to half again as fast as one shared pool, since no row of attention
+walks over another sequence's cells. llama.cpp computes sequences of equal length together only where their slots are
+neighbours (`split_equal`), so running ones are kept close together: two groups cost two passes over the weights. A
+prefix is shared by copying its bytes.
+"""
+
+from __future__ import annotations
+
+from llmserve.llama.batch import Copy, Drop, Trim
+from llmserve.llama.kv_cache import WORTHWHILE_PREFIX, KvCache, Limits
+
+# Steps that running slots may lie apart before one is moved: a request that arrives meanwhile fills the gap for free.
+_PATIENCE_STEPS = 2
+
+
+class SplitCache(KvCache):
+    """`limits.cells` is divided evenly, so a sequence may have `cells // slots` tokens and room never runs out."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._scattered_steps = 0
+
+    @property
+    def longest(self) -> int:
+        return self.limits.cells // self.limits.slots
+
+    def has_room(self, tokens: list[int], promised: int) -> bool:
+        return bool(self._free or self._idle)
+
+    def make_room(self, cells: int) -> bool:
+        return True
+
+    def admit(self, tokens: list[int]) -> tuple[int, int]:
+        match = self._match(tokens)
+        source = self._tree.holder(match) if match.length else None
+        shelved = self._shelved(tokens, match.length)
+        key = self.shelf.take(tokens, len(tokens) - 1, whole=not self.limits.cuttable)[0] if shelved else None
+        slot = self._choose(source if key is None and self._is_mostly(source, match.length) else None)
+        if slot == source and key is None:
+            self._take_over(slot, match.length)
+            return slot, match.length
+        if slot in self._idle:
+            self._evict(slot, key)
+        self._free.discard(slot)
+        self._held.add(slot)
+        self._tree.open(slot)
+        if key is not None:
+            self._restore(key, slot, tokens[:shelved])
+            return slot, shelved
+        if source is None or match.length < WORTHWHILE_PREFIX or not self.limits.cuttable:
+            return slot, 0
+        self._copy(source, slot, match.length)
+        return slot, match.length
+
+    def compact(self) -> tuple[int, int] | None:
+        groups = _groups(self._held)
+        self._scattered_steps = self._scattered_steps + 1 if groups > 1 else 0
+        if self._scattered_steps < _PATIENCE_STEPS:
+            return None
+        moves = [(source, target) for source in self._held for target in self._free | self._idle.keys()]
+        if not moves:
+            return None
+
+        def cost(move: tuple[int, int]) -> tuple[int, int, bool]:
+            source, target = move
+            return _groups(self._held - {source} | {target}), self._tree.length(source), target in self._idle
+
+        source, target = best = min(moves, key=cost)
+        if cost(best)[0] >= groups or self._tree.length(source) == 0:
+            return None
+        if target in self._idle:
+            self._evict(target)
+        self._free.discard(target)
+        self._tree.open(target)
+        self._copy(source, target, self._tree.length(source))
+        self._held = self._held - {source} | {target}
+        self._empty(source)
+        return best
+
+    def _choose(self, preferred: int | None) -> int:
+        """The slot for one more sequence: close to the running ones, then `preferred`, then empty, then oldest."""
+        oldest = {slot: age for age, slot in enumerate(self._idle)}
+
+        def cost(slot: int) -> tuple[int, bool, int, int]:
+            return _groups(self._held | {slot}), slot != preferred, oldest.get(slot, -1), slot
+
+        return min(self._free | self._idle.keys(), key=cost)
+
+    def _is_mostly(self, slot: int | None, length: int) -> bool:
+        """Whether going on in `slot` from its first `length` tokens gives up less than it keeps."""
+        return slot is not None and slot in self._idle and WORTHWHILE_PREFIX <= length >= self._tree.length(slot) // 2
+
+    def _take_over(self, slot: int, length: int) -> None:
+        """Go on in an idle slot, from its first `length` tokens."""
+        if length < self._tree.length(slot):
+            self._save(slot, least=self.limits.worth_saving)
+            self._tree.cut(slot, length)
+            self.operations.append(Trim(slot, length))
+        del self._idle[slot]
+        self._held.add(slot)
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        self.operations.append(Copy(source, target, length))
+        self._tree.extend(target, self._tree.tokens(source)[:length])
+        if source not in self._idle:
+            return
+        if self._tree.length(source) == length:
+            del self._idle[source]
+            self._tree.release(source)
+            self._free.add(source)
+            self.operations.append(Drop(source))
+        else:
+            self._idle.move_to_end(source)
+
+
+def _groups(slots: set[int]) -> int:
+    """How many runs of neighbours there are."""
+    return sum(slot - 1 not in slots for slot in slots)
