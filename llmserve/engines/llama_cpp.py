@@ -28,7 +28,7 @@ DISTRIBUTION = "llama-cpp-python"
 # How often an idle OpenMP thread looks for work before it sleeps (GOMP_SPINCOUNT); None leaves it to the runtime. ggml
 # waits some hundred times per token, mostly for microseconds: sleeping at once halves the speed on an idle machine,
 # and spinning for long makes it an eighth on a busy one. docs/architecture.md has the measurements.
-SPIN_COUNTS: Mapping[WaitPolicy, int | None] = MappingProxyType({"passive": 300, "active": None})
+SPIN_COUNTS: Mapping[WaitPolicy, int | None] = MappingProxyType({"passive": None, "active": None})
 
 # ggml's name of a backend -> the device it drives. Others (BLAS, RPC, ...) are none of a plan's devices.
 _DEVICES: Mapping[str, Device] = MappingProxyType(

@@ -132,8 +132,11 @@ class KvCache(ABC):
 
     def _shelved(self, tokens: list[int], resident: int) -> int:
         """Length of the saved prefix if it is worth restoring beside `resident` tokens in the cache, else 0."""
-        length = self.shelf.matched(tokens, len(tokens) - 1, whole=not self.limits.cuttable)
-        return length if length >= resident + WORTHWHILE_PREFIX else 0
+        most = len(tokens) - 1
+        length = self.shelf.matched(tokens, most, whole=not self.limits.cuttable)
+        # What is all there is to restore of a preempted sequence, which should go on exactly where it was.
+        least = resident + (1 if length == most else WORTHWHILE_PREFIX)
+        return length if length >= least else 0
 
     def _restore(self, key: int, slot: int, tokens: list[int]) -> None:
         """Fill the empty, opened `slot` with `tokens` from what is saved under `key`."""

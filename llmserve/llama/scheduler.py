@@ -6,7 +6,7 @@ records that it happened. Rules, in order:
 1. Every running sequence that is writing gets its one token. If the cells do not suffice, cached sequences are dropped
    (least recently used first), then the youngest running sequence is preempted: it keeps its tokens, waits at the
    front, and goes on when there is room. Nobody fails because somebody else wrote much.
-2. Prompts share what is left of the step's budget, oldest first, each at least a fair part.
+2. Prompts get what is left of the step's budget, shortest remainder first; in some steps the oldest goes before it.
 3. Waiting sequences are admitted while there is a place and their tokens fit: preempted ones first, then streamed,
    then the rest, each in order of arrival. A sequence that shares a long prefix with a prompt still being computed
    waits for those cells instead of computing them twice.
@@ -22,6 +22,10 @@ from llmserve.llama.step_budget import StepBudget
 
 # Free cells a preempted sequence needs beyond its own tokens, per running one, so that it does not leave again at once.
 READMISSION_RESERVE = 8
+# Of several prompts being computed, the oldest goes first in one of so many steps.
+OLDEST_FIRST_EVERY = 3
+# A step takes this much more than its budget where that completes a prompt.
+STRETCH = 1.5
 
 
 class Scheduler:
@@ -32,6 +36,7 @@ class Scheduler:
         self._budget = budget
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
+        self._prefill_steps = 0
         self.preemptions = 0
 
     @property
@@ -68,7 +73,7 @@ class Scheduler:
         self._admit()
         self._follow_move()
         chunks = [Chunk(s, _slot(s), s.computed, 1, True) for s in decoding]
-        chunks += self._prefill_chunks(decoding, self._budget.prefill_tokens(len(decoding)))
+        chunks += self._prefill_chunks(decoding, self._prefill_budget(len(decoding)))
         # A cancelled sequence can leave cache operations behind when there is nothing to compute.
         operations = self.cache.take_operations()
         if not chunks and not operations:
@@ -171,17 +176,22 @@ class Scheduler:
 
     # --- prefill ---
 
+    def _prefill_budget(self, decoding: int) -> int:
+        prompts = len(self._running) - decoding
+        budget = self._budget.prefill_tokens(decoding, prompts)
+        shortest = min((sequence.pending for sequence in self._running if sequence.pending > 1), default=0)
+        # A short remainder is not worth a step of its own.
+        whole = shortest if shortest <= budget * STRETCH else budget
+        return min(max(budget, whole), self._budget.batch - decoding)
+
     def _prefill_chunks(self, decoding: list[Sequence], budget: int) -> list[Chunk]:
-        """Share `budget` between the prompts being computed; a cell is promised to each of `decoding`."""
+        """Spend `budget` on the prompts being computed; a cell is promised to each of `decoding`."""
         writing = set(map(id, decoding))
-        prompts = sorted((s for s in self._running if id(s) not in writing), key=lambda sequence: sequence.age)
+        prompts = self._in_turn([sequence for sequence in self._running if id(sequence) not in writing])
         promised = len(decoding)
         chunks: list[Chunk] = []
-        for position, sequence in enumerate(prompts):
-            # A fair part for each; what shorter prompts leave of theirs goes to the oldest.
-            fair = -(-budget // (len(prompts) - position))
-            others = sum(min(fair, other.pending) for other in prompts[position + 1 :])
-            count = min(sequence.pending, max(fair, budget - others), budget)
+        for sequence in prompts:
+            count = min(sequence.pending, budget)
             if not self.cache.make_room(promised + count):
                 count = min(count, self.cache.cells_free - promised)
             if count <= 0:
@@ -191,9 +201,22 @@ class Scheduler:
             promised += count
         if prompts and not chunks and not decoding:
             # Prompts alone fill the cache, each with a part of itself: the youngest starts over later.
-            self._preempt(prompts[-1])
+            self._preempt(max(prompts, key=lambda sequence: sequence.age))
             return self._prefill_chunks(decoding, budget)
         return chunks
+
+    def _in_turn(self, prompts: list[Sequence]) -> list[Sequence]:
+        """Shortest remainder first, which keeps the mean wait short; in every few steps the oldest goes before it, so
+        that a long prompt is never kept from its end.
+        """
+        prompts.sort(key=lambda sequence: (sequence.pending, sequence.age))
+        if len(prompts) > 1:
+            self._prefill_steps += 1
+            if self._prefill_steps % OLDEST_FIRST_EVERY == 0:
+                oldest = min(prompts, key=lambda sequence: sequence.age)
+                prompts.remove(oldest)
+                prompts.insert(0, oldest)
+        return prompts
 
 
 def _slot(sequence: Sequence) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from llmserve.llama.batch import Copy, Drop, Trim
 from llmserve.llama.kv_cache import WORTHWHILE_PREFIX, KvCache, Limits
+from llmserve.llama.prefix_tree import common_prefix
 
 # Steps that running slots may lie apart before one is moved: a request that arrives meanwhile fills the gap for free.
 _PATIENCE_STEPS = 2
@@ -38,9 +39,10 @@ class SplitCache(KvCache):
         shelved = self._shelved(tokens, match.length)
         key = self.shelf.take(tokens, len(tokens) - 1, whole=not self.limits.cuttable)[0] if shelved else None
         slot = self._choose(source if key is None and self._is_mostly(source, match.length) else None)
-        if slot == source and key is None:
-            self._take_over(slot, match.length)
-            return slot, match.length
+        own = self._own_match(slot, tokens)
+        if own and own >= max(match.length, shelved):
+            self._take_over(slot, own)
+            return slot, own
         if slot in self._idle:
             self._evict(slot, key)
         self._free.discard(slot)
@@ -49,7 +51,7 @@ class SplitCache(KvCache):
         if key is not None:
             self._restore(key, slot, tokens[:shelved])
             return slot, shelved
-        if source is None or match.length < WORTHWHILE_PREFIX or not self.limits.cuttable:
+        if source is None or source == slot or match.length < WORTHWHILE_PREFIX or not self.limits.cuttable:
             return slot, 0
         self._copy(source, slot, match.length)
         return slot, match.length
@@ -91,6 +93,13 @@ class SplitCache(KvCache):
     def _is_mostly(self, slot: int | None, length: int) -> bool:
         """Whether going on in `slot` from its first `length` tokens gives up less than it keeps."""
         return slot is not None and slot in self._idle and WORTHWHILE_PREFIX <= length >= self._tree.length(slot) // 2
+
+    def _own_match(self, slot: int, tokens: list[int]) -> int:
+        """How much of the idle `slot` a new sequence of `tokens` can go on from."""
+        if slot not in self._idle:
+            return 0
+        length = common_prefix(tokens, self._tree.tokens(slot), limit=len(tokens) - 1)
+        return length if self.limits.cuttable or length == self._tree.length(slot) else 0
 
     def _take_over(self, slot: int, length: int) -> None:
         """Go on in an idle slot, from its first `length` tokens."""

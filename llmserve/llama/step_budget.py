@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-# A running stream's gap between tokens may double, or reach this, whichever is larger.
+# A running stream's gap between tokens may double, or reach this for each prompt that waits, whichever is larger: who
+# waits for a first token sees nothing at all, and whole prompts are cheaper to compute than slices of them.
 TOLERATED_GAP_SECONDS = 0.1
+LONGEST_GAP_SECONDS = 0.5
 # A prompt always moves on by this much, however slow the machine.
 SMALLEST_CHUNK = 16
 # Weight of the newest measurement in the running means.
@@ -14,16 +16,17 @@ class StepBudget:
     """Follows measured step times; pure, the caller holds the clock."""
 
     def __init__(self, batch: int) -> None:
-        self._batch = batch
+        self.batch = batch
         self._decode_seconds: float | None = None
         self._prefill_seconds_per_token: float | None = None
 
-    def prefill_tokens(self, decoding: int) -> int:
-        """Prompt tokens the next step may take beside `decoding` sequences that get one token each."""
-        room = self._batch - decoding
+    def prefill_tokens(self, decoding: int, prompts: int) -> int:
+        """Tokens of `prompts` prompts that the next step may take beside `decoding` sequences with one token each."""
+        room = self.batch - decoding
         if decoding == 0 or self._decode_seconds is None or self._prefill_seconds_per_token is None:
             return room
-        spare = max(self._decode_seconds, TOLERATED_GAP_SECONDS - self._decode_seconds)
+        tolerated = min(TOLERATED_GAP_SECONDS * max(1, prompts), LONGEST_GAP_SECONDS)
+        spare = max(self._decode_seconds, tolerated - self._decode_seconds)
         return max(min(SMALLEST_CHUNK, room), min(room, int(spare / self._prefill_seconds_per_token)))
 
     def observe(self, decoding: int, prefill: int, seconds: float) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmserve.llama.step_budget import SMALLEST_CHUNK, StepBudget
+from llmserve.llama.step_budget import LONGEST_GAP_SECONDS, SMALLEST_CHUNK, StepBudget
 
 
 def measured(decode: float, prefill_per_token: float) -> StepBudget:
@@ -14,11 +14,11 @@ def measured(decode: float, prefill_per_token: float) -> StepBudget:
 
 
 def test_nobody_writing_means_a_whole_batch() -> None:
-    assert measured(0.01, 0.001).prefill_tokens(0) == 512
+    assert measured(0.01, 0.001).prefill_tokens(0, 3) == 512
 
 
 def test_before_anything_is_known_a_step_is_whole() -> None:
-    assert StepBudget(512).prefill_tokens(4) == 508
+    assert StepBudget(512).prefill_tokens(4, 1) == 508
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,18 @@ def test_before_anything_is_known_a_step_is_whole() -> None:
     ],
 )
 def test_the_gap_of_running_streams_bounds_the_prompt(decode: float, per_token: float, expected: int) -> None:
-    assert measured(decode, per_token).prefill_tokens(4) == pytest.approx(expected, rel=0.05)
+    assert measured(decode, per_token).prefill_tokens(4, 1) == pytest.approx(expected, rel=0.05)
 
 
 def test_a_mixed_step_teaches_the_cost_of_prompts() -> None:
     budget = measured(0.02, 0.002)
     for _ in range(30):
         budget.observe(4, 40, 0.02 + 40 * 0.004)
-    assert budget.prefill_tokens(4) == pytest.approx(20, rel=0.1)
+    assert budget.prefill_tokens(4, 1) == pytest.approx(20, rel=0.1)
+
+
+def test_the_more_prompts_wait_the_longer_a_gap_may_be_up_to_a_bound() -> None:
+    budget = measured(0.02, 0.002)
+    one, three, many = (budget.prefill_tokens(4, prompts) for prompts in (1, 3, 1000))
+    assert one < three < many < 512 - 4
+    assert many == pytest.approx((LONGEST_GAP_SECONDS - 0.02) / 0.002, rel=0.05)
