@@ -36,9 +36,9 @@ class Runner:
     def __init__(
         self, path: Path, plan: EnginePlan, slots: int, progress: Callable[[float], None] = lambda _: None
     ) -> None:
-        self._log = _log_warnings_only()
+        self._log = log_warnings_only()
         llama_cpp.llama_backend_init()
-        self._model = _load(path, plan, progress)
+        self._model = load_model(path, plan, progress)
         self._context = _open_context(self._model, plan, slots)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self.vocabulary = Vocabulary(self._model)
@@ -206,7 +206,8 @@ class _BatchBuffers:
         return outputs
 
 
-def _load(path: Path, plan: EnginePlan, progress: Callable[[float], None]) -> Any:
+def load_model(path: Path, plan: EnginePlan, progress: Callable[[float], None]) -> Any:
+    """llama.cpp's model, its layers placed as the plan says. Raises `InvalidModel`."""
     parameters = llama_cpp.llama_model_default_params()
     parameters.n_gpu_layers = plan.gpu_layers
     split = _tensor_split(plan)
@@ -267,7 +268,7 @@ def _shares_prefixes(model: Any) -> bool:
     )
 
 
-def _log_warnings_only() -> Any:
+def log_warnings_only() -> Any:
     """Send llama.cpp's warnings and errors to standard error; returns the callback, which must stay referenced."""
     import sys
 
