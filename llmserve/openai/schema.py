@@ -56,20 +56,25 @@ class IgnoredFields:
 class Schema(BaseModel):
     """Base of every object in a request.
 
-    null is absent. Built directly it refuses a field it does not know. Validated with an `IgnoredFields` as context,
-    as the parser does, it applies its `policy`, and lists there, prefixed with `place`, and drops what is in neither.
+    null is absent, and the names of one field must agree. Built directly it refuses a field it does not know.
+    Validated with an `IgnoredFields` as context, as the parser does, it applies its `policy`, and lists there,
+    prefixed with `place`, and drops what is in neither. `extensions` are the fields that are not OpenAI's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     place: ClassVar[str] = ""
     policy: ClassVar[Policy] = {}
+    extensions: ClassVar[frozenset[str]] = frozenset()
     known: ClassVar[frozenset[str]] = frozenset()
+    synonyms: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        cls.known = frozenset(name for field in cls.model_fields for name in cls.spellings(field))
+        spellings = [cls.spellings(field) for field in cls.model_fields]
+        cls.known = frozenset(name for names in spellings for name in names)
+        cls.synonyms = tuple(names for names in spellings if len(names) > 1)
 
     @classmethod
     def spellings(cls, field: str) -> tuple[str, ...]:
@@ -86,6 +91,8 @@ class Schema(BaseModel):
             return data
         present = {name: value for name, value in data.items() if value is not None}
         ignored = info.context
+        for names in cls.synonyms:
+            _merge(present, names)
         if not isinstance(ignored, IgnoredFields):
             return present
         for name in present:
@@ -97,6 +104,16 @@ class Schema(BaseModel):
             elif isinstance(decision, Refused) and not decision.accepts(present[name], present):
                 refuse(f"is not supported: {decision.reason}", name, unsupported=True)
         return {name: value for name, value in present.items() if name in cls.known}
+
+
+def _merge(present: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Leave only the first of the stated `names` of one field, and refuse others that say something else."""
+    first, *others = [name for name in names if name in present] or [""]
+    for name in others:
+        value = present.pop(name)
+        # The type counts too: True == 1 in Python.
+        if type(value) is not type(present[first]) or value != present[first]:
+            refuse(f"differs from `{first}`", name)
 
 
 def refuse(predicate: str, *at: str | int, unsupported: bool = False) -> NoReturn:

@@ -132,12 +132,9 @@ def test_refused_completion_fields(name: str) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": []},
         {"functions": []},
-        {"tool_choice": "none"},
         {"function_call": "none"},
-        {"logprobs": False},
-        {"top_logprobs": 0},
+        {"grammar": ""},
         {"modalities": ["text"]},
         {"verbosity": "medium"},
         *({name: None} for name in CHAT_POLICY),
@@ -153,9 +150,10 @@ def test_chat_fields_that_change_nothing(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"echo": False},
-        {"suffix": ""},
         {"best_of": 1},
+        {"chat_template_kwargs": {}},
+        {"add_generation_prompt": True},
+        {"continue_final_message": False},
         {"user": "me"},
         *({name: None} for name in COMPLETION_POLICY),
     ],
@@ -177,12 +175,20 @@ def test_best_of_must_equal_n(n: int | None, best_of: object, accepted: bool) ->
         assert completion_refusal(n=n, best_of=best_of).param == "best_of"
 
 
-@pytest.mark.parametrize("field", ["top_logprobs", "logprobs", "best_of"])
 @pytest.mark.parametrize("value", [-(2**63), -1, 10**6, 10**9, 2**63, 2**64, 1.5, "1", True])
-def test_extremes_of_refused_fields(field: str, value: object) -> None:
-    refusal = completion_refusal(best_of=value) if field == "best_of" else chat_refusal(**{field: value})
+def test_extremes_of_counts(value: object) -> None:
+    refusal = completion_refusal(best_of=value)
     assert isinstance(refusal, UnsupportedParameter)
-    assert refusal.param == field
+    assert refusal.param == "best_of"
+    assert completion_refusal(logprobs=value).param == "logprobs"
+    assert chat_refusal(logprobs=True, top_logprobs=value).param == "top_logprobs"
+
+
+def test_a_replaced_field_is_refused_with_the_name_of_the_new_one() -> None:
+    for name, new in (("functions", "`tools`"), ("function_call", "`tool_choice`"), ("guided_json", "`json`")):
+        refusal = chat_refusal(**{name: {"name": "f"}})
+        assert isinstance(refusal, UnsupportedParameter)
+        assert new in refusal.message
 
 
 # --- the canonical form --------------------------------------------------------------------------------------------
