@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, ValidationInfo
@@ -49,3 +50,14 @@ class RerankRequest(ModelRequest):
         default=None, description="Answer with so many of the best documents; all of them otherwise."
     )
     return_documents: StrictBool = Field(default=False, description="Repeat each document's text in the answer.")
+
+
+def rerank_answer(request: RerankRequest, model: str, scores: Sequence[float], prompt_tokens: int) -> dict[str, Any]:
+    """The documents of `request` that it asked for, the best first. `scores` are in the order of its documents."""
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: request.top_n]
+    results: list[dict[str, Any]] = [{"index": index, "relevance_score": scores[index]} for index in order]
+    if request.return_documents:
+        for result in results:
+            result["document"] = {"text": request.documents[result["index"]]}
+    usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+    return {"object": "list", "model": model, "results": results, "usage": usage}

@@ -5,7 +5,8 @@ The names are vLLM's; llama.cpp's are understood too.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, StrictBool, StrictStr
 
@@ -39,3 +40,13 @@ class DetokenizeRequest(ModelRequest):
     extensions: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
     tokens: Annotated[tuple[int, ...], BeforeValidator(token_ids)] = Field(description="A list of token ids.")
+
+
+def tokenize_answer(tokens: Sequence[int], max_model_len: int) -> dict[str, Any]:
+    """`tokens`, how many there are, and how many the model's context holds."""
+    return {"count": len(tokens), "max_model_len": max_model_len, "tokens": list(tokens)}
+
+
+def detokenize_answer(text: str) -> dict[str, Any]:
+    """`text` under vLLM's name and llama.cpp's."""
+    return {"prompt": text, "content": text}

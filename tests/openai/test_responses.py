@@ -48,7 +48,9 @@ def test_usage() -> None:
         "completion_tokens": 5,
         "total_tokens": 15,
         "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
+    assert Usage(1, 9, 0, reasoning_tokens=7).as_dict()["completion_tokens_details"] == {"reasoning_tokens": 7}
 
 
 def test_whole_chat_answer() -> None:
