@@ -19,6 +19,7 @@ Device = Literal["cpu", "cuda", "rocm", "metal", "vulkan"]
 KvType = Literal["f16", "q8_0", "q4_0"]
 WaitPolicy = Literal["passive", "active"]
 ModelFormat = Literal["gguf", "safetensors"]
+ModelKind = Literal["generate", "embed"]
 
 
 # --- what the machine is -------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class ModelInfo:
 
     format: ModelFormat
     architecture: str
-    kind: Literal["generate", "embed"]
+    kind: ModelKind
     name: str | None
     parameters: int
     quantization: str
@@ -191,6 +192,7 @@ class EnginePlan:
     sequences share. `batch` and `micro_batch` are tokens per step and per graph. `devices` lists what computes
     ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is available (advice, not a gate).
     `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`, in their order.
+    `kind` is the model's.
     """
 
     engine: Engine
@@ -211,6 +213,7 @@ class EnginePlan:
     reason: str
     refused: tuple[Refusal, ...]
     gpu_split: tuple[int, ...] = ()
+    kind: ModelKind = "generate"
 
 
 # --- what is in the store ------------------------------------------------------------------------------------------
