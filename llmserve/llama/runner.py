@@ -7,7 +7,7 @@ first: a batch within `n_batch`, slots and positions in range, logits read only 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +107,31 @@ class Vocabulary:
         self.ends = tuple(token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token))
         self._pieces: dict[int, bytes] = {}
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of `text`, nothing added. `special`: control tokens in it are recognised."""
+    def tokenize(self, text: str, *, special: bool, whole: bool = False) -> list[int]:
+        """Token ids of `text`. `special`: control tokens in it are recognised. `whole`: what the model's texts begin
+        and end with is added, as far as the file says so."""
         data = text.encode()
         room = len(data) + 8
         tokens = (ctypes.c_int32 * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, whole, special)
         if count < 0:
             room = -count
             tokens = (ctypes.c_int32 * room)()
-            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, whole, special)
         return tokens[:count]
+
+    def detokenize(self, tokens: Collection[int]) -> str:
+        """The text of token ids inside the vocabulary, control tokens spelt out."""
+        count = len(tokens)
+        ids = (ctypes.c_int32 * count)(*tokens)
+        room = 8 * count + 64
+        text = ctypes.create_string_buffer(room)
+        length = llama_cpp.llama_detokenize(self._vocab, ids, count, text, room, False, True)
+        if length < 0:
+            room = -length
+            text = ctypes.create_string_buffer(room)
+            length = llama_cpp.llama_detokenize(self._vocab, ids, count, text, room, False, True)
+        return text.raw[:length].decode(errors="replace")
 
     def piece(self, token: int) -> bytes:
         """The bytes `token` stands for in text: nothing for control tokens, perhaps part of a character."""
