@@ -26,6 +26,7 @@ MAX_IGNORED_FIELDS = 32
 MAX_FIELD_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 64
 MAX_MESSAGE_CHARACTERS = 200
+MAX_PATH_CHARACTERS = 96
 
 _UNPRINTABLE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -136,7 +137,7 @@ def invalid_request(error: ValidationError) -> InvalidRequest:
     context = first.get("ctx", {})
     parameter = _path((*first["loc"], *context.get("at", ())))
     predicate = _PREDICATES.get(first["type"], "is not valid").format_map(context)
-    subject = f"`{parameter}`" if parameter else "the request"
+    subject = f"`{_shortened(parameter)}`" if parameter else "the request"
     kind = UnsupportedParameter if first["type"] == "unsupported" else InvalidRequest
     return kind(f"{subject} {predicate}"[:MAX_MESSAGE_CHARACTERS], param=parameter or None)
 
@@ -170,6 +171,12 @@ def _path(parts: tuple[str | int, ...]) -> str:
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{_printable(part)}"
     return path.removeprefix(".")
+
+
+def _shortened(path: str) -> str:
+    """`path` with its middle left out where it would crowd out what the message has to say of it."""
+    half = MAX_PATH_CHARACTERS // 2
+    return path if len(path) <= MAX_PATH_CHARACTERS else f"{path[:half]}...{path[-half:]}"
 
 
 def _printable(name: str) -> str:
