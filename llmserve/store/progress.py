@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Stage = Literal["resolving", "downloading", "verifying", "publishing"]
+# "waiting" is for somebody else who pulls the same model.
+Stage = Literal["resolving", "waiting", "downloading", "verifying", "publishing"]
 
 
 @dataclass(frozen=True, slots=True)
