@@ -77,9 +77,10 @@ class VariantOption:
 
 @dataclass(frozen=True, slots=True)
 class VariantChoice:
-    """The `index` of the option that was taken, why, and why not each of the others. `fits`: as `EnginePlan.fits`."""
+    """The `index` and label of the option that was taken, why, and why not each other. `fits`: as `EnginePlan.fits`."""
 
     index: int
+    taken: str
     reason: str
     fits: bool
     refused: tuple[Refusal, ...]
@@ -107,7 +108,7 @@ def choose_variant(hardware: HardwareInfo, options: Sequence[VariantOption]) -> 
         for index, (option, problem) in enumerate(zip(options, problems, strict=True))
         if index != best
     )
-    return VariantChoice(best, reason, bool(usable), refused)
+    return VariantChoice(best, options[best].label, reason, bool(usable), refused)
 
 
 def is_repacked(cpu: CpuInfo, quantization: str) -> bool:

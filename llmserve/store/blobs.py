@@ -121,6 +121,10 @@ class Blobs:
                 )
             yield self._publish(Blob(partial, sha256, identity))
 
+    def put(self, received: Blob) -> Blob:
+        """Make a verified file of the scratch directory the blob of its digest. The caller holds its lock."""
+        return self._publish(received)
+
     def remove(self, sha256: str) -> int:
         """Remove the blob; the bytes freed, 0 if it was not here. The caller holds its lock."""
         path = self.path(sha256)

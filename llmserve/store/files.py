@@ -153,16 +153,21 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def require_space(directory: Path, needed_bytes: int) -> None:
-    """Raise `InsufficientStorage` unless `needed_bytes` and a margin are free where `directory` is, or will be."""
+def free_bytes(directory: Path) -> int:
+    """What a user may still write where `directory` is, or will be."""
     while not directory.exists():
         directory = directory.parent
     status = os.statvfs(directory)
-    free_bytes = status.f_bavail * status.f_frsize
-    if free_bytes < needed_bytes + MARGIN_BYTES:
+    return status.f_bavail * status.f_frsize
+
+
+def require_space(directory: Path, needed_bytes: int) -> None:
+    """Raise `InsufficientStorage` unless `needed_bytes` and a margin are free where `directory` is, or will be."""
+    free = free_bytes(directory)
+    if free < needed_bytes + MARGIN_BYTES:
         raise InsufficientStorage(
             f"{megabytes(needed_bytes)} and a margin of {megabytes(MARGIN_BYTES)} are needed on the disk, "
-            f"{megabytes(free_bytes)} are free",
+            f"{megabytes(free)} are free",
             hint="remove a model with `llmserve rm NAME`, or set LLMSERVE_HOME to a larger disk",
         )
 

@@ -12,11 +12,15 @@ Stage = Literal["resolving", "waiting", "downloading", "verifying", "publishing"
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """`completed` of `total` bytes of a stage are done; `total` is None where the source does not say."""
+    """`completed` of `total` bytes of a stage are done; `total` is None where the source does not say.
+
+    `free` is stated once, before a download: the bytes that are free where it goes.
+    """
 
     stage: Stage
     completed: int
     total: int | None
+    free: int | None = None
 
 
 # Called on the thread that pulls; an exception it raises stops the pull and reaches the caller of `pull`.

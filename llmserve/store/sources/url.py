@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmserve.errors import LlmserveError, ModelNotFound, PullFailed
 from llmserve.store.blobs import Blobs
-from llmserve.store.files import require_space
+from llmserve.store.files import free_bytes, require_space
 from llmserve.store.names import UrlReference, shown
 from llmserve.store.options import PullOptions
 from llmserve.store.progress import PullProgress, Report
@@ -41,6 +41,7 @@ def fetch(reference: UrlReference, options: PullOptions, blobs: Blobs, report: R
             size_bytes = _size(client, reference)
             here = partial.stat().st_size if partial.exists() else 0
             require_space(partial.parent, size_bytes - min(here, size_bytes))
+            report(PullProgress("downloading", here, size_bytes, free_bytes(partial.parent)))
 
             def tell(done: int) -> None:
                 report(PullProgress("downloading", done, size_bytes))
