@@ -19,7 +19,9 @@ _LONGEST_NGRAM = 3
 # An odd multiplier near 2**63 / golden ratio scatters neighbouring keys (Knuth, TAOCP 6.4).
 _SCATTER = 0x4F1BBCDCBFA53E0B
 _MASK = (1 << 63) - 1
-_FIRST_TABLE = 1 << 10
+_FIRST_BITS = 12
+# Tables have at least this many slots per place, which leaves few clashes.
+_ROOM = 4
 # More new tokens than this are indexed by numpy at once: a prompt.
 _BULK = 64
 
@@ -29,8 +31,8 @@ class Drafter:
 
     Every n-gram has one table of places, addressed by a hash of it, in which a later place overwrites an earlier one: a
     new token costs a write per table whatever the length of the text, and so does a lookup. A place is compared with
-    the text before it is used, so a clash of hashes can lose a proposal but never makes a wrong one. A table takes 4
-    bytes per place and grows with the text.
+    the text before it is used, so a clash of hashes can lose a proposal but never makes one up. A table takes 16 to 32
+    bytes per token of the text.
 
     `ends`: tokens after which nothing is proposed.
     """
@@ -40,9 +42,7 @@ class Drafter:
             raise ValueError(f"n-grams have 1 to {_LONGEST_NGRAM} tokens")
         self._sizes = range(longest, shortest - 1, -1)
         self._ends = ends
-        self._indexed = 0
-        self._bits = 0
-        self._tables: dict[int, array[int]] = {}
+        self._clear(_FIRST_BITS)
 
     def propose(self, tokens: Sequence[int], most: int) -> list[int]:
         """Up to `most` tokens that may follow `tokens`, the whole text so far; empty where nothing is known.
@@ -71,10 +71,8 @@ class Drafter:
 
     def _index(self, tokens: Sequence[int]) -> None:
         """Enter each n-gram that has a successor, under the place of that successor."""
-        if len(tokens) > 1 << self._bits >> 1:
-            self._bits = max(2 * len(tokens), _FIRST_TABLE).bit_length()
-            self._tables = {size: array("i", bytes(4 << self._bits)) for size in self._sizes}
-            self._indexed = 0
+        if _ROOM * len(tokens) > 1 << self._bits:
+            self._clear((_ROOM * len(tokens)).bit_length())
         first, self._indexed = self._indexed, len(tokens)
         if self._indexed - first > _BULK:
             self._index_many(tokens, first)
@@ -83,6 +81,12 @@ class Drafter:
             table = self._tables[size]
             for place in range(max(first, size), self._indexed):
                 table[self._slot(tokens, place - size, size)] = place
+
+    def _clear(self, bits: int) -> None:
+        """Empty tables of `2 ** bits` slots; 0, where nothing is followed by anything, is a free one."""
+        self._bits = bits
+        self._tables = {size: array("i", bytes(4 << bits)) for size in self._sizes}
+        self._indexed: int = 0
 
     def _index_many(self, tokens: Sequence[int], first: int) -> None:
         all_tokens = np.asarray(tokens, dtype=np.int64)

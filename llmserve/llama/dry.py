@@ -12,8 +12,8 @@ from llmserve.llama.sampling_parameters import DryParameters
 # A repetition counts up to this many tokens. With the usual bases it has long become impossible by then, and the bound
 # keeps the first look at a prompt that is one long repetition from taking seconds.
 LONGEST_REPEAT = 512
-# The largest exponent for which a float32 still holds the power of any base.
-_LARGEST_LOG = 88.0
+# No token comes back from a loss of this many, which float32 still holds.
+_LARGEST_LOSS = 1e30
 _FIRST_CAPACITY = 1024
 
 
@@ -38,7 +38,9 @@ class Dry:
         self._breakers = tuple(breaker.encode() for breaker in parameters.breakers if breaker)
         self._tail_bytes = max(map(len, self._breakers), default=1) - 1
         self._tail = b""
-        self._largest_exponent = int(_LARGEST_LOG / np.log(parameters.base)) if parameters.base > 1 else LONGEST_REPEAT
+        self._largest_exponent = (
+            int(np.log(_LARGEST_LOSS) / np.log(parameters.base)) if parameters.base > 1 else LONGEST_REPEAT
+        )
         seen = prompt if parameters.last_n < 0 else prompt[max(0, len(prompt) - parameters.last_n) :]
         self._size = len(seen)
         self._tokens = np.zeros(max(_FIRST_CAPACITY, 2 * self._size), dtype=np.int32)
@@ -80,7 +82,7 @@ class Dry:
         longest = np.zeros(len(ids), dtype=np.int64)
         np.maximum.at(longest, place, within)
         exponents = np.minimum(longest - p.allowed_length, self._largest_exponent)
-        losses = (p.multiplier * np.power(p.base, exponents)).astype(np.float32)
+        losses = np.minimum(p.multiplier * np.power(p.base, exponents), _LARGEST_LOSS).astype(np.float32)
         losses[[self._is_breaker(token) for token in ids.tolist()]] = 0
         logits[ids] -= losses
 
