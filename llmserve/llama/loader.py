@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmserve.llama.chat_template import CHATML, ChatTemplate
+from llmserve.llama.built_in_templates import built_in, choose_built_in
 from llmserve.llama.constraint import ConstraintFactory
 from llmserve.llama.embedder import Embedder
 from llmserve.llama.embedding_service import EmbeddingModel, EmbeddingService
 from llmserve.llama.engine import Engine
+from llmserve.llama.grammar_work import vocabulary_setup
 from llmserve.llama.pairs import PairWriter
+from llmserve.llama.preparation import Preparer
 from llmserve.llama.prompt import PromptBuilder
 from llmserve.llama.scheduler import Limits, Scheduler
 from llmserve.llama.service import ModelFacts, Service
 from llmserve.llama.step_budget import StepBudget
+from llmserve.llama.templates import DEFAULT, NAMES, Templates
 from llmserve.llama.tokens import TokenService
 from llmserve.types import EnginePlan
+
+if TYPE_CHECKING:
+    from llmserve.llama.runner import Runner
 
 # Slots for finished sequences beside the running ones, so that their prefixes can be shared.
 _IDLE_SLOTS = 32
@@ -42,6 +49,8 @@ class Loader:
         self.progress = 0.0
         self.service: Service | EmbeddingService | None = None
         self.tokens: TokenService | None = None
+        self._for_templates = Preparer("templates")
+        self._for_grammars = Preparer("grammars")
 
     async def load(self) -> None:
         """Load the model and start its engine. Raises `InvalidModel` where llama.cpp or a check refuses it."""
@@ -59,6 +68,8 @@ class Loader:
         elif self.service is not None:
             self.service.close()
             self.service.engine.close()
+        self._for_templates.close()
+        self._for_grammars.close()
 
     def _bring_up_embedding(self, loop: asyncio.AbstractEventLoop) -> EmbeddingService:
         from llmserve.llama.embedding_runner import EmbeddingRunner
@@ -76,6 +87,9 @@ class Loader:
     def _bring_up(self, loop: asyncio.AbstractEventLoop) -> Service:
         from llmserve.llama.runner import Runner
 
+        # Their libraries load while the model does.
+        self._for_templates.start()
+        self._for_grammars.start()
         plan = self._plan
         slots = min(_MOST_SLOTS, plan.parallel + _IDLE_SLOTS)
         runner = Runner(self._path, plan, slots, self._report)
@@ -96,15 +110,30 @@ class Loader:
             loop.call_soon_threadsafe,
         )
         context = min(plan.context, runner.cells)
-        template = ChatTemplate(
-            runner.chat_template or CHATML, bos=vocabulary.text(vocabulary.bos), eos=vocabulary.text(vocabulary.eos)
-        )
+        prompts = PromptBuilder(vocabulary, self._templates(runner), context)
         facts = ModelFacts(self._name, context, vocabulary.size, vocabulary.ends)
         self.tokens = TokenService(vocabulary, context)
-        constraints = ConstraintFactory(runner.grammar_tokenizer, vocabulary.size)
+        self._for_grammars.set_up(
+            lambda: vocabulary_setup(vocabulary.spellings(), vocabulary.special(), vocabulary.ends)
+        )
+        constraints = ConstraintFactory(self._for_grammars.ask, runner.grammar_tokenizer, vocabulary.size)
+        prompts.capabilities()
         runner.warm_up()
         engine.start()
-        return Service(engine, facts, PromptBuilder(vocabulary, template, context), constraints)
+        return Service(engine, facts, prompts, constraints)
+
+    def _templates(self, runner: Runner) -> Templates:
+        vocabulary = runner.vocabulary
+        sources = {name: runner.chat_template(None if name == DEFAULT else name) for name in NAMES}
+        # For some files llama.cpp gives the name of a form it knows instead of a template.
+        if "{" not in (sources[DEFAULT] or ""):
+            sources[DEFAULT] = built_in(choose_built_in(runner.architecture, vocabulary.control_texts()))
+        tokens = {"bos_token": vocabulary.text(vocabulary.bos), "eos_token": vocabulary.text(vocabulary.eos)}
+        templates = Templates(
+            {name: source for name, source in sources.items() if source is not None}, self._for_templates.ask, tokens
+        )
+        self._for_templates.set_up(templates.setup)
+        return templates
 
     def _report(self, progress: float) -> None:
         self.progress = progress

@@ -47,11 +47,17 @@ class Runner:
         self.shares_prefixes = _shares_prefixes(self._model)
         self._batch = _BatchBuffers(int(llama_cpp.llama_n_batch(self._context)), slots)
 
-    @property
-    def chat_template(self) -> str | None:
-        """The template in the model file, if there is one."""
-        source = llama_cpp.llama_model_chat_template(self._model, None)
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The template of that name in the model file, or the one without a name, if there is one."""
+        source = llama_cpp.llama_model_chat_template(self._model, name.encode() if name is not None else None)
         return source.decode(errors="replace") if source else None
+
+    @property
+    def architecture(self) -> str | None:
+        """GGUF's `general.architecture`."""
+        value = ctypes.create_string_buffer(128)
+        length = llama_cpp.llama_model_meta_val_str(self._model, b"general.architecture", value, len(value))
+        return value.value.decode(errors="replace") if length > 0 else None
 
     def grammar_tokenizer(self) -> Any:
         """llguidance's tokenizer over this vocabulary. Takes about a second."""
@@ -161,6 +167,31 @@ class Vocabulary:
     @property
     def eos(self) -> int:
         return int(llama_cpp.llama_vocab_eos(self._vocab))
+
+    @property
+    def fill_in_the_middle(self) -> tuple[int, int, int] | None:
+        """The tokens before the text in front of a gap, the text behind it and the gap's own text, if it has them."""
+        prefix = int(llama_cpp.llama_vocab_fim_pre(self._vocab))
+        suffix = int(llama_cpp.llama_vocab_fim_suf(self._vocab))
+        middle = int(llama_cpp.llama_vocab_fim_mid(self._vocab))
+        return (prefix, suffix, middle) if min(prefix, suffix, middle) >= 0 else None
+
+    def spellings(self) -> list[bytes]:
+        """How every token is written, by id: control tokens too. Takes up to half a second."""
+        return [self._read_piece(token, special=True) for token in range(self.size)]
+
+    def special(self) -> list[int]:
+        """The tokens that are not text: control tokens, and the user-defined ones that look like those."""
+        return [token for token in range(self.size) if self._is_special(token)]
+
+    def _is_special(self, token: int) -> bool:
+        attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
+        if attributes & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL:
+            return True
+        if not attributes & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED:
+            return False
+        written = self._read_piece(token, special=True)
+        return written.startswith(b"<") and written.endswith(b">")
 
     @property
     def handle(self) -> Any:
