@@ -99,8 +99,17 @@ def read_bert(folder: Path) -> Bert:
 # --- as a file -------------------------------------------------------------------------------------------------------
 
 
-def write_bert(path: Path, model: Bert, *, pooling: gguf.PoolingType | None = gguf.PoolingType.MEAN) -> Path:
-    """Write `model` as GGUF: matrices in F16, the rest in F32. The classifier goes along where `pooling` is RANK."""
+def write_bert(
+    path: Path,
+    model: Bert,
+    *,
+    pooling: gguf.PoolingType | None = gguf.PoolingType.MEAN,
+    labels: Sequence[str] = (),
+) -> Path:
+    """Write `model` as GGUF: matrices in F16, the rest in F32.
+
+    The classifier goes along where `pooling` is RANK; `labels` name its outputs, if there are several.
+    """
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_name("Tiny BERT")
     writer.add_license("apache-2.0")
@@ -114,6 +123,8 @@ def write_bert(path: Path, model: Bert, *, pooling: gguf.PoolingType | None = gg
     writer.add_causal_attention(False)
     if pooling is not None:
         writer.add_pooling_type(pooling)
+    if labels:
+        writer.add_classifier_output_labels(list(labels))
     _add_vocabulary(writer, model.vocabulary)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, model.layers)
     for original, values in model.weights.items():
