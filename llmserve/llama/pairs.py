@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from llmserve.llama.prompt import ControlGuard
+from llmserve.llama.control_guard import ControlGuard, Marks
 
 _PLACES = re.compile(r"(\{query\}|\{document\})")
 
@@ -48,10 +48,9 @@ class PairWriter:
         return [[*marks.before, *asked, *marks.between, *answer, *marks.after] for answer in answers]
 
     def _by_template(self, template: Sequence[str], values: dict[str, str]) -> list[int]:
-        """As one text, as the model was made with it; piece by piece where a value is written like a control token."""
-        if all(self._guard.mark(value, "", "\0") == value for value in values.values()):
-            return self._tokenizer.tokenize("".join(values.get(piece, piece) for piece in template), special=True)
+        marks = Marks.unused_in(values.values())
+        text = "".join(self._guard.mark(values[piece], marks) if piece in values else piece for piece in template)
         tokens: list[int] = []
-        for piece in template:
-            tokens += self._tokenizer.tokenize(values.get(piece, piece), special=piece not in values)
+        for part, special in self._guard.parts(text, marks):
+            tokens += self._tokenizer.tokenize(part, special=special)
         return tokens
