@@ -4,6 +4,7 @@
   + InvalidRequest                      400  exit 2   malformed or out of range; `param` names the field
     - UnsupportedParameter              400           a field of OpenAI's that is not honoured here
     - ContextLengthExceeded             400           prompt longer than the context; both numbers in the message
+    - WrongModelKind                    400           a model asked for what it is not made for
   + AuthenticationFailed                401
   + Forbidden                           403           Host or Origin not allowed
   + NotFound                            404           unknown route
@@ -31,7 +32,7 @@ A class fixes status, OpenAI `type`, default `code` and exit code; an instance c
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 class LlmserveError(Exception):
@@ -76,6 +77,24 @@ class UnsupportedParameter(InvalidRequest):
 
 class ContextLengthExceeded(InvalidRequest):
     default_code = "context_length_exceeded"
+
+
+# What a model is by its kind, and where it is asked.
+_MODEL_KINDS = {
+    "generate": ("a generating model", "/v1/chat/completions"),
+    "embed": ("an embedding model", "/v1/embeddings"),
+    "rank": ("a ranking model", "/v1/rerank"),
+}
+
+
+class WrongModelKind(InvalidRequest):
+    default_code = "wrong_model_kind"
+
+    @classmethod
+    def of(cls, name: str, kind: Literal["generate", "embed", "rank"]) -> WrongModelKind:
+        """What to say of the model `name`, which is of this kind."""
+        noun, route = _MODEL_KINDS[kind]
+        return cls(f"`{name}` is {noun}", param="model", hint=f"it answers at {route}")
 
 
 class AuthenticationFailed(LlmserveError):

@@ -20,6 +20,7 @@ KvType = Literal["f16", "q8_0", "q4_0"]
 KvLayout = Literal["unified", "split"]
 WaitPolicy = Literal["passive", "active"]
 ModelFormat = Literal["gguf", "safetensors"]
+ModelKind = Literal["generate", "embed"]
 
 
 # --- what the machine is -------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ class ModelInfo:
 
     format: ModelFormat
     architecture: str
-    kind: Literal["generate", "embed"]
+    kind: ModelKind
     name: str | None
     parameters: int
     quantization: str
@@ -197,7 +198,7 @@ class EnginePlan:
     prefixes may be kept in RAM after they left the KV cache. `batch` and `micro_batch` are tokens per step and per
     graph. `devices` lists what computes ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is
     available (advice, not a gate). `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`,
-    in their order.
+    in their order. `kind` is the model's.
     """
 
     engine: Engine
@@ -220,6 +221,7 @@ class EnginePlan:
     gpu_split: tuple[int, ...] = ()
     kv_layout: KvLayout = "unified"
     saved_tokens: int = 0
+    kind: ModelKind = "generate"
 
 
 # --- what is in the store ------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ script, merged over `"answer"` of the load script; any other text gets the defau
     {"error_at": 2}                                 an error event after two tokens (before the first: a status 500)
     {"gate": "/tmp/x/go", "gate_at": 1}             one token, and the next only when that file exists
 
+Requests that write no text (embeddings, rerank, tokens) all get `COMPUTED`.
+
 `max_tokens`/`max_completion_tokens`, `n`, `stream` and `stream_options.include_usage` of the request are honoured, and
 `X-Request-Id` becomes the answer's id.
 
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from llmserve.types import EnginePlan, InstalledModel
 
 DEFAULT_TOKENS = ["Hello", " from", " the", " fake", " worker", "."]
+COMPUTED = {"object": "list", "data": [], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
 GARBAGE = b"\x00\xff\xfe this is not the protocol \x00"
 GATE_POLL_SECONDS = 0.005
 
@@ -249,6 +252,10 @@ class FakeWorker:
                 Route("/requests", self.seen),
                 Route("/v1/chat/completions", self.generate, methods=["POST"]),
                 Route("/v1/completions", self.generate, methods=["POST"]),
+                *(
+                    Route(path, self.compute, methods=["POST"])
+                    for path in ("/v1/embeddings", "/v1/rerank", "/tokenize", "/detokenize")
+                ),
             ],
             lifespan=self.lifespan,
         )
@@ -301,6 +308,10 @@ class FakeWorker:
         if answer.stream:
             return StreamingResponse(self._stream(answer), media_type="text/event-stream")
         return await self._whole(request, answer)
+
+    async def compute(self, request: Request) -> Response:
+        self._record(request, (await request.body()).decode())
+        return JSONResponse(COMPUTED)
 
     def _record(self, request: Request, text: str) -> None:
         entry = {"path": request.url.path, "request_id": request.headers.get("x-request-id"), "body": text}

@@ -34,7 +34,7 @@ TOP = "__main__"
 BOTTOM = "__init__"
 
 ENGINES = {"llama_cpp", "torch", "vllm"}
-ENGINE_IMPORTS = {("llmserve.llama.runner", "llama_cpp")}
+ENGINE_IMPORTS = {(f"llmserve.llama.{name}", "llama_cpp") for name in ("runner", "embedding_runner", "token_batch")}
 GATEWAY = ("llmserve.api", "llmserve.fleet", "llmserve.cli", "llmserve.client", "llmserve.__main__")
 
 UNSAFE_MODULES = {"pickle", "cPickle", "shelve", "marshal", "dill", "cloudpickle"}

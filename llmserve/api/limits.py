@@ -16,7 +16,8 @@ class Limits:
     grace_seconds: how long a stream waits for its first event before the status line is sent; until then a failure
     is a real HTTP status. keep_alive_seconds: between comments in a silent stream.
     first_byte_seconds: a streaming worker's silence; answer_seconds: a whole answer that is not streamed.
-    answer_bytes: of such an answer. event_bytes: of one server-sent event.
+    answer_bytes: of such an answer, the largest of which are thousands of long embeddings.
+    event_bytes: of one server-sent event.
     """
 
     header_bytes: int = 64 * 1024
@@ -33,5 +34,5 @@ class Limits:
     keep_alive_seconds: float = 5.0
     first_byte_seconds: float = 300.0
     answer_seconds: float = 3600.0
-    answer_bytes: int = 64 * 1024 * 1024
+    answer_bytes: int = 256 * 1024 * 1024
     event_bytes: int = 8 * 1024 * 1024

@@ -41,7 +41,9 @@ class Metrics:
             registry=self._registry,
         )
         self.in_flight = Gauge(
-            "llmserve_generations_in_flight", "Generations waiting or running", registry=self._registry
+            "llmserve_generations_in_flight",
+            "Generations, embeddings and the like, waiting or running",
+            registry=self._registry,
         )
         self._first_content = Histogram(
             "llmserve_time_to_first_content_seconds",

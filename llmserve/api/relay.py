@@ -122,7 +122,7 @@ class Relay:
 
     async def _open(self, owned: AsyncExitStack) -> tuple[Lease, httpx2.Response]:
         """A lease, and the worker's answer with status 200; `owned` gives both back. Raises `WorkerRefusal`."""
-        lease = await self._fleet.lease(self._call.model)
+        lease = await self._fleet.lease(self._call.model, self._call.kind)
         owned.callback(lease.release)
         upstream = await open_upstream(lease, self._call, self._limits)
         owned.push_async_callback(upstream.aclose)

@@ -21,7 +21,16 @@ from llmserve.api.tasks import until_hang_up
 from llmserve.api.upstream import Call
 from llmserve.errors import InvalidRequest
 from llmserve.openai.json import dump_json, parse_json
-from llmserve.openai.parse import parse_chat, parse_completion
+from llmserve.openai.parse import (
+    parse_chat,
+    parse_completion,
+    parse_detokenize,
+    parse_embedding,
+    parse_rerank,
+    parse_tokenize,
+)
+from llmserve.openai.requests import ModelRequest, SamplingRequest
+from llmserve.types import ModelKind
 
 if TYPE_CHECKING:
     from llmserve.openai.parse import Parsed
@@ -43,6 +52,12 @@ class Routes:
         return [
             Route("/v1/chat/completions", self.chat_completions, methods=["POST"]),
             Route("/v1/completions", self.completions, methods=["POST"]),
+            Route("/v1/embeddings", self.embeddings, methods=["POST"]),
+            # One endpoint, counted under the path that stands last: llama.cpp and vLLM have both.
+            Route("/rerank", self.rerank, methods=["POST"]),
+            Route("/v1/rerank", self.rerank, methods=["POST"]),
+            Route("/tokenize", self.tokenize, methods=["POST"]),
+            Route("/detokenize", self.detokenize, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{model:path}", self.model, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
@@ -53,29 +68,44 @@ class Routes:
             Route("/admin/stop", self.admin_stop, methods=["POST"]),
         ]
 
-    # --- generation --------------------------------------------------------------------------------------------------
+    # --- what a worker answers ---------------------------------------------------------------------------------------
 
     async def chat_completions(self, request: Request) -> ASGIApp:
-        return await self._generation(request, parse_chat)
+        return await self._relayed(request, parse_chat, "/v1/chat/completions", "generate")
 
     async def completions(self, request: Request) -> ASGIApp:
-        return await self._generation(request, parse_completion)
+        return await self._relayed(request, parse_completion, "/v1/completions", "generate")
 
-    async def _generation(self, request: Request, parse: Callable[..., Parsed[Any]]) -> ASGIApp:
+    async def embeddings(self, request: Request) -> ASGIApp:
+        return await self._relayed(request, parse_embedding, "/v1/embeddings", "embed")
+
+    async def rerank(self, request: Request) -> ASGIApp:
+        return await self._relayed(request, parse_rerank, "/v1/rerank", "embed")
+
+    async def tokenize(self, request: Request) -> ASGIApp:
+        return await self._relayed(request, parse_tokenize, "/tokenize", None)
+
+    async def detokenize(self, request: Request) -> ASGIApp:
+        return await self._relayed(request, parse_detokenize, "/detokenize", None)
+
+    async def _relayed(
+        self, request: Request, parse: Callable[..., Parsed[Any]], path: str, kind: ModelKind | None
+    ) -> ASGIApp:
+        """The response to a request for the worker's `path`, which a model of `kind` can answer (None: any)."""
         self._gateway.check_open()
         raw = await request.body()
         strict = bool(self._gateway.settings.strict)
-        cap = self._gateway.max_output_tokens
 
         def understand() -> tuple[Parsed[Any], bytes]:
             parsed = parse(raw, strict=strict)
-            return parsed, parsed.request.canonical(max_tokens=cap)
+            return parsed, self._canonical(parsed.request)
 
         parsed, body = understand() if len(raw) <= _INLINE_BODY_BYTES else await asyncio.to_thread(understand)
         call = Call(
-            path=request.scope["path"],
+            path=path,
             model=parsed.request.model,
-            stream=bool(parsed.request.stream),
+            kind=kind,
+            stream=isinstance(parsed.request, SamplingRequest) and parsed.request.stream,
             body=body,
             request_id=request.state.request_id,
         )
@@ -83,6 +113,12 @@ class Routes:
         if parsed.ignored_fields:
             headers.append((b"x-llmserve-ignored-fields", ", ".join(parsed.ignored_fields).encode("ascii")))
         return Relay(self._gateway, call, headers)
+
+    def _canonical(self, request: ModelRequest) -> bytes:
+        """The body for the worker: with a limit where a request for text states none."""
+        if isinstance(request, SamplingRequest):
+            return request.canonical(max_tokens=self._gateway.max_output_tokens)
+        return request.canonical()
 
     # --- models ------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import httpx2
 
 from llmserve.errors import DeadlineExceeded, InvalidRequest, LlmserveError, WorkerDied
 from llmserve.openai.json import dump_json, parse_json
+from llmserve.types import ModelKind
 
 if TYPE_CHECKING:
     from llmserve.api.limits import Limits
@@ -30,10 +31,14 @@ _COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?([0-9]{1,12})\b')
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One generation as the worker will get it. `body` is the canonical request; `model` the name the client used."""
+    """One request as the worker will get it. `body` is the canonical request; `model` the name the client used.
+
+    `kind` is the kind of model that can answer it, None where any can.
+    """
 
     path: str
     model: str
+    kind: ModelKind | None
     stream: bool
     body: bytes
     request_id: str
@@ -128,12 +133,12 @@ async def refusal(upstream: httpx2.Response, lease: Lease, limit: int) -> Worker
 
 
 def reported_tokens(tail: bytes) -> tuple[int, int] | None:
-    """Prompt and completion tokens from the last usage object in `tail`, without parsing it.
+    """Prompt and completion tokens from the last usage object in `tail`, without parsing it; embeddings complete none.
 
     Text of the model cannot imitate one: inside a JSON string the quotes around the key would be escaped.
     """
     prompt, completion = _PROMPT_TOKENS.findall(tail), _COMPLETION_TOKENS.findall(tail)
-    return (int(prompt[-1]), int(completion[-1])) if prompt and completion else None
+    return (int(prompt[-1]), int(completion[-1]) if completion else 0) if prompt else None
 
 
 async def _translated(error: httpx2.TransportError, lease: Lease) -> LlmserveError:

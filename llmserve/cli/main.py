@@ -22,7 +22,27 @@ from llmserve.cli.terminal import show_error
 from llmserve.errors import LlmserveError
 
 PROGRAM = "llmserve"
-COMMANDS = ("run", "pull", "list", "show", "rm", "ps", "stop", "serve", "plan", "probe")
+COMMANDS = (
+    "run",
+    "pull",
+    "list",
+    "show",
+    "rm",
+    "cp",
+    "create",
+    "verify",
+    "du",
+    "prune",
+    "import",
+    "export",
+    "ps",
+    "stop",
+    "serve",
+    "plan",
+    "probe",
+)
+# Where the command's name is none for a module.
+_MODULES = {"import": "import_models"}
 
 _INTERRUPTED = 130
 
@@ -36,7 +56,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"llmserve.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"llmserve.cli.{_MODULES.get(cmd_name, cmd_name)}").command
         return command
 
     def resolve_command(
@@ -70,7 +90,7 @@ def llmserve() -> None:
     """Run large language models on this machine.
 
     llmserve looks at the hardware, plans how to run the model on it, says why, and serves it through an
-    OpenAI-compatible endpoint. MODEL is a name (smollm2:135m) or the path of a .gguf file.
+    OpenAI-compatible endpoint. MODEL is a name (smollm2:135m, hf:owner/repository:Q4_K_M) or the path of a .gguf file.
 
     \b
     llmserve run smollm2 "Why is the sky blue?"    one answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmserve.errors import ModelNotFound
+from llmserve.errors import InvalidModel, InvalidRequest, ModelNotFound
 from llmserve.settings import Settings, home_directory
 
 if TYPE_CHECKING:
@@ -31,6 +31,26 @@ def installed_model(store: Store, text: str) -> InstalledModel:
         return store.find(text)
     with shown_progress() as report:
         return store.adopt(Path(text), report)
+
+
+def known_or_damaged(store: Store, text: str) -> str:
+    """The name of the model that `text` (a name, or the path of a file) means, also where it cannot be served."""
+    try:
+        return known_model(store, text).name
+    except InvalidModel:
+        return text
+
+
+def refuse_ambiguous(text: str) -> None:
+    """Raise `InvalidRequest` for text that names both a repository on the Hub and a path that exists here."""
+    from llmserve.store.names import is_hub
+
+    if is_hub(text) and ":" not in text and Path(text).exists():
+        raise InvalidRequest(
+            f"`{text}` is a path here and may be a repository on the Hub",
+            param="model",
+            hint=f"choose: `llmserve pull ./{text}`, `llmserve pull hf:{text}`",
+        )
 
 
 def known_model(store: Store, text: str) -> InstalledModel:

@@ -14,7 +14,7 @@ import click
 from llmserve.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from llmserve.store.catalog import ChatDefaults
+    from llmserve.store.defaults import ChatDefaults
 
 Message = dict[str, str]
 

@@ -13,6 +13,8 @@ import click
 from llmserve.cli.terminal import bytes_text, talk
 
 if TYPE_CHECKING:
+    from llmserve.planning.variant import VariantChoice
+    from llmserve.store.options import PullOptions
     from llmserve.store.progress import PullProgress, Report
     from llmserve.store.store import Store
     from llmserve.types import InstalledModel
@@ -22,26 +24,42 @@ _LOG_STAGE = "downloading"
 _LOG_PERCENT = 10
 
 
-def pull(store: Store, name: str) -> InstalledModel:
-    """Pull `name` and keep the person informed on stderr."""
+def pull(store: Store, name: str, options: PullOptions | None = None) -> InstalledModel:
+    """Pull `name` and keep the person informed on stderr: what is chosen and why, what it takes, and how far it is."""
     talk(f"pulling {name}")
+    if (choice := _choice(store, name, options)) is not None:
+        talk(f"taking {choice.taken}: {choice.reason}")
+        for refusal in choice.refused:
+            talk(f"not {refusal.option}: {refusal.reason}")
     with shown_progress() as report:
-        model = store.pull(name, report)
+        model = store.pull(name, report, options)
     talk(f"pulled {model.name} ({bytes_text(model.size_bytes)})")
     return model
 
 
-def pull_as_json(store: Store, name: str) -> InstalledModel:
+def pull_as_json(store: Store, name: str, options: PullOptions | None = None) -> InstalledModel:
     """Pull `name` and print each step as one JSON object per line on stdout, the model last."""
-
-    def report(progress: PullProgress) -> None:
-        _print_event(stage=progress.stage, completed=progress.completed, total=progress.total)
-
     from llmserve.types import to_json
 
-    model = store.pull(name, report)
+    def report(progress: PullProgress) -> None:
+        free = {} if progress.free is None else {"free": progress.free}
+        _print_event(stage=progress.stage, completed=progress.completed, total=progress.total, **free)
+
+    if (choice := _choice(store, name, options)) is not None:
+        refused = [{"option": refusal.option, "reason": refusal.reason} for refusal in choice.refused]
+        _print_event(stage="choosing", option=choice.taken, reason=choice.reason, fits=choice.fits, refused=refused)
+    model = store.pull(name, report, options)
     _print_event(stage="done", model=json.loads(to_json(model)))
     return model
+
+
+def _choice(store: Store, name: str, options: PullOptions | None) -> VariantChoice | None:
+    """Why this variant of the model; None where it is no model of the catalog or there is nothing to choose."""
+    from llmserve.store.names import is_path
+
+    if options is None or is_path(name):
+        return None
+    return store.wanted(name, options).choice
 
 
 @contextmanager
@@ -52,6 +70,9 @@ def shown_progress() -> Iterator[Report]:
 
         def report(progress: PullProgress) -> None:
             nonlocal shown
+            if progress.free is not None and progress.total is not None:
+                left = progress.total - progress.completed
+                talk(f"{bytes_text(left)} to download, {bytes_text(progress.free)} are free on the disk")
             if shown is None:
                 shown = stack.enter_context(_bar() if sys.stderr.isatty() else _lines())
             shown(progress)

@@ -48,9 +48,8 @@ def command(model: str, prompt: tuple[str, ...], json_schema: Path | None, verbo
     question = read_question(prompt)
     settings = load_settings()
     store = open_store(settings)
-    name = _ready_model(store, model).name
-    if (entry := store.catalog.find(name)) is not None:
-        parameters = parameters.with_defaults(entry.defaults)
+    name = _ready_model(store, model, settings).name
+    parameters = parameters.with_defaults(store.defaults(name))
     with any_gateway(settings) as gateway:
         load_seconds = _load(gateway, name)
         if question is None:
@@ -59,15 +58,18 @@ def command(model: str, prompt: tuple[str, ...], json_schema: Path | None, verbo
             _answer(gateway, parameters.request(name, [{"role": "user", "content": question}]), load_seconds, verbose)
 
 
-def _ready_model(store: Store, model: str) -> InstalledModel:
-    """The model, pulled if it was missing."""
-    from llmserve.cli.models import installed_model
+def _ready_model(store: Store, model: str, settings: Settings) -> InstalledModel:
+    """The model, pulled if it was missing, in the variant that suits this machine."""
+    from llmserve.cli.models import installed_model, refuse_ambiguous
     from llmserve.cli.progress import pull
+    from llmserve.cli.pull import this_machine
+    from llmserve.store.options import PullOptions
 
     try:
         return installed_model(store, model)
     except ModelNotFound:
-        return pull(store, model)
+        refuse_ambiguous(model)
+        return pull(store, model, PullOptions(machine=this_machine(settings)))
 
 
 def _load(gateway: Gateway, model: str) -> float:

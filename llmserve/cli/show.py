@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmserve.cli.terminal import age_text, bytes_text, print_json, print_table
-from llmserve.errors import ModelNotFound
+from llmserve.cli.terminal import age_text, bytes_text, print_answer, print_json, print_table
+from llmserve.errors import InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
     from llmserve.store.store import Store
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @click.command("show")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model: str, as_json: bool) -> None:
+@click.option("--template", is_flag=True, help="Print the chat template and nothing else.")
+def command(model: str, as_json: bool, template: bool) -> None:
     """Show what is known of a model.
 
     Its shape, context, licence and file; nothing is loaded, and a file given by its path is not added to the store.
@@ -30,7 +31,11 @@ def command(model: str, as_json: bool) -> None:
     store = open_store(load_settings())
     installed = _installed(store, model)
     info = store.inspect(model)
-    if as_json:
+    if template:
+        if info.chat_template is None:
+            raise InvalidRequest(f"`{model}` has no chat template", param="model")
+        print_answer(info.chat_template)
+    elif as_json:
         known = None if installed is None else json.loads(to_json(installed))
         print_json({"installed": known, "model": json.loads(to_json(info))})
     else:
@@ -61,6 +66,7 @@ def _model_rows(info: ModelInfo) -> list[tuple[str, str]]:
         ("quantization", f"{info.quantization} ({', '.join(f'{kind} {count}' for kind, count in info.tensor_types)})"),
         ("size", bytes_text(info.size_bytes)),
         ("context", f"{info.context_length} tokens"),
+        ("kv cache", f"{bytes_text(_kv_bytes_per_token(info))} per token (f16)"),
         ("layers", str(len(info.layers))),
         ("heads", f"{info.heads}, {' or '.join(map(str, kv_heads))} of keys and values"),
         ("embedding", str(info.embedding_length)),
@@ -71,12 +77,30 @@ def _model_rows(info: ModelInfo) -> list[tuple[str, str]]:
     ]
 
 
+def _kv_bytes_per_token(info: ModelInfo) -> int:
+    """What one more token takes in the KV cache, in 16 bits, before windows are full."""
+    return sum(layer.kv_heads * (layer.key_length + layer.value_length) for layer in info.layers) * 2
+
+
+def _commit(source: str) -> str | None:
+    """The commit in a source of the Hub, which pins every file."""
+    from llmserve.store.names import HubReference, parse_name
+
+    try:
+        reference = parse_name(source)
+    except InvalidRequest:
+        return None
+    return reference.revision if isinstance(reference, HubReference) else None
+
+
 def _installed_rows(installed: InstalledModel) -> list[tuple[str, str]]:
+    commit = _commit(installed.source)
     return [
         ("name", installed.name),
         ("aliases", ", ".join(installed.aliases) or "none"),
         ("file", installed.path),
         ("source", installed.source),
+        *([("commit", commit)] if commit else []),
         ("sha256", installed.sha256),
         ("pulled", age_text(installed.pulled_at)),
     ]

@@ -10,17 +10,17 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llmserve.errors import Conflict, LlmserveError, TooManyRequests, Unavailable, WorkerDied
+from llmserve.errors import Conflict, LlmserveError, TooManyRequests, Unavailable, WorkerDied, WrongModelKind
 from llmserve.fleet.launcher import Launch, Launcher
 from llmserve.fleet.lease import Lease
 from llmserve.fleet.machine import Machine
-from llmserve.fleet.record import Instance, ModelRecord
+from llmserve.fleet.record import Instance, ModelRecord, Waiter
 from llmserve.fleet.room import find_room, out_of_memory
 from llmserve.fleet.status import ModelStatus
 from llmserve.fleet.waiting import set_within
 from llmserve.planning.plan import plan as make_plan
 from llmserve.settings import Settings, home_directory
-from llmserve.types import EnginePlan, HardwareInfo, InstalledModel, ModelInfo
+from llmserve.types import EnginePlan, HardwareInfo, InstalledModel, ModelInfo, ModelKind
 
 if TYPE_CHECKING:
     from llmserve.store.store import Store
@@ -71,16 +71,17 @@ class Fleet:
 
     # --- what others ask of it ---
 
-    async def lease(self, model: str) -> Lease:
+    async def lease(self, model: str, kind: ModelKind | None = None) -> Lease:
         """A hold on a ready worker of `model`, loading it first if it is not there; release it when done.
 
-        Raises `ModelNotFound`; `TooManyRequests` when the model's queue is full; `Unavailable` while draining, while
+        `kind` is what the request can use: a model of another kind is not loaded for it. Raises `WrongModelKind` then;
+        `ModelNotFound`; `TooManyRequests` when the model's queue is full; `Unavailable` while draining, while
         a model that failed twice in a row is in its back-off, or if models in use leave no room; `WorkerDied` or
         `InsufficientStorage` if the load failed; and what `Store.find` and `Store.inspect` raise.
         """
         self._refuse_if_closing()
         installed = await asyncio.to_thread(self._store.find, model)
-        answer = self._request(installed)
+        answer = self._request(installed, kind)
         if isinstance(answer, Lease):
             return answer
         try:
@@ -155,16 +156,21 @@ class Fleet:
 
     # --- requests ---
 
-    def _request(self, model: InstalledModel) -> Lease | asyncio.Future[Lease]:
+    def _request(self, model: InstalledModel, kind: ModelKind | None) -> Lease | Waiter:
         """A lease, or the promise of one when the load that this joins or begins is done. Raises as `lease` does."""
         self._refuse_if_closing()
         record = self._records.setdefault(model.name, ModelRecord(model.name))
         self._refuse_if_failed(record)
-        self._refuse_if_full(record)
         instance = record.instance
+        if instance is not None and kind not in (None, instance.plan.kind):
+            raise WrongModelKind.of(record.name, instance.plan.kind)
+        if kind != "embed":
+            # A document makes hundreds of embedding requests at once. They are short and computed together, and
+            # clients do not ask again: so they wait, as many as there are connections.
+            self._refuse_if_full(record)
         if record.state == "ready" and instance is not None and not instance.worker.died.is_set():
             return self._grant(instance)
-        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(kind)
         record.waiters.append(waiter)
         if record.life is None:
             self._begin(record, model)
@@ -203,7 +209,7 @@ class Fleet:
             self._close_client_if_over(instance)
             self._announce()
 
-    def _abandon(self, record: ModelRecord, waiter: asyncio.Future[Lease]) -> None:
+    def _abandon(self, record: ModelRecord, waiter: Waiter) -> None:
         """The request behind `waiter` was cancelled, perhaps after its answer had been decided."""
         if waiter in record.waiters:
             record.waiters.remove(waiter)
@@ -217,6 +223,17 @@ class Fleet:
             if not waiter.done():
                 # Each its own where it can be copied: raising one adds to its traceback.
                 waiter.set_exception(copy.copy(error) if isinstance(error, LlmserveError) else error)
+
+    @staticmethod
+    def _refuse_other_kinds(record: ModelRecord, kind: ModelKind) -> None:
+        """Answer those who wait for a model of another kind than this; raises `WrongModelKind` if nobody else does."""
+        others = [waiter for waiter in record.waiters if waiter.kind not in (None, kind)]
+        for waiter in others:
+            record.waiters.remove(waiter)
+            if not waiter.done():
+                waiter.set_exception(WrongModelKind.of(record.name, kind))
+        if others and not record.waiters:
+            raise WrongModelKind.of(record.name, kind)
 
     # --- the life of a worker ---
 
@@ -324,6 +341,7 @@ class Fleet:
     async def _load(self, record: ModelRecord, model: InstalledModel) -> Instance:
         """Plan, make room and start. One load at a time, but one that waits for room lets the others pass."""
         info = await asyncio.to_thread(self._store.inspect, model.name)
+        self._refuse_other_kinds(record, info.kind)
         deadline = self._clock() + ROOM_TIMEOUT_SECONDS
         while True:
             changed = self._changed

@@ -11,11 +11,19 @@ from llmserve.fleet.lease import Lease
 from llmserve.fleet.status import ModelStatus, State
 from llmserve.fleet.worker import Worker
 from llmserve.planning.eviction import LoadedModel
-from llmserve.types import EnginePlan, InstalledModel
+from llmserve.types import EnginePlan, InstalledModel, ModelKind
 
 FIRST_BACKOFF_SECONDS = 5.0
 LONGEST_BACKOFF_SECONDS = 300.0
 FAILURES_BEFORE_BACKOFF = 2
+
+
+class Waiter(asyncio.Future[Lease]):
+    """The promise of a lease to one request, which can use a model of `kind` only (None: any)."""
+
+    def __init__(self, kind: ModelKind | None) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self.kind = kind
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +63,7 @@ class ModelRecord:
     state: Literal["unloaded"] | State = "unloaded"
     instance: Instance | None = None
     life: asyncio.Task[None] | None = None
-    waiters: deque[asyncio.Future[Lease]] = field(default_factory=deque)
+    waiters: deque[Waiter] = field(default_factory=deque)
     failures: int = 0
     retry_at: float = 0.0
     restarts: int = 0

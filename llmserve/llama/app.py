@@ -14,7 +14,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from llmserve.errors import LlmserveError, Unavailable
+from llmserve.errors import LlmserveError, Unavailable, WrongModelKind
+from llmserve.llama.embedding_routes import embedding_routes
+from llmserve.llama.embedding_service import EmbeddingService
 from llmserve.llama.loader import Loader
 from llmserve.llama.service import Answer, Service
 from llmserve.openai import sse
@@ -52,6 +54,8 @@ def create_app(loader: Loader) -> Starlette:
         return _respond(request, parsed, answer, _service(loader).model.name, chat=False)
 
     async def stats(_: Request) -> Response:
+        if isinstance(loader.service, EmbeddingService):
+            return JSONResponse(loader.service.stats())
         engine = _service(loader).engine
         counters = engine.counters
         return JSONResponse(
@@ -75,6 +79,7 @@ def create_app(loader: Loader) -> Starlette:
             Route("/stats", stats),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
+            *embedding_routes(loader),
         ],
         exception_handlers={LlmserveError: _error_response},
     )
@@ -83,6 +88,8 @@ def create_app(loader: Loader) -> Starlette:
 def _service(loader: Loader) -> Service:
     if loader.service is None:
         raise Unavailable("the model is loading", retry_after=1)
+    if isinstance(loader.service, EmbeddingService):
+        raise WrongModelKind.of(loader.service.model.name, "rank" if loader.service.model.ranks else "embed")
     return loader.service
 
 

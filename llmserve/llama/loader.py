@@ -5,17 +5,28 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmserve.llama.chat_template import CHATML, ChatTemplate
+from llmserve.llama.built_in_templates import built_in, choose_built_in
 from llmserve.llama.constraint import ConstraintFactory
+from llmserve.llama.embedder import Embedder
+from llmserve.llama.embedding_service import EmbeddingModel, EmbeddingService
 from llmserve.llama.engine import Engine
+from llmserve.llama.grammar_work import vocabulary_setup
 from llmserve.llama.kv_cache import KvCache, Limits, UnifiedCache
+from llmserve.llama.pairs import PairWriter
+from llmserve.llama.preparation import Preparer
 from llmserve.llama.prompt import PromptBuilder
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.service import ModelFacts, Service
 from llmserve.llama.split_cache import SplitCache
 from llmserve.llama.step_budget import StepBudget
+from llmserve.llama.templates import DEFAULT, NAMES, Templates
+from llmserve.llama.tokens import TokenService
 from llmserve.types import EnginePlan
+
+if TYPE_CHECKING:
+    from llmserve.llama.runner import Runner
 
 # Slots for finished sequences beside the running ones, so that their prefixes can be shared.
 _IDLE_SLOTS = 32
@@ -24,17 +35,24 @@ _MOST_SLOTS = 256
 # short finished sequences, quickly computed again, make way for the next request, and long ones keep a bounded part.
 _IDLE_CELLS_CPU = 8192
 _WORTH_KEEPING_CPU = 512
+# Tokens of texts that are embedded in one step. Measured on two cores: 128 are the fastest, 512 take twice the time for
+# each, since a text is compared with its whole step. A GPU needs more to be busy.
+_EMBEDDING_STEP_CPU = 128
+_EMBEDDING_STEP_GPU = 2048
 
 
 class Loader:
-    """`service` is None until the model is ready; `progress` runs from 0 to 1 before that."""
+    """`service` and `tokens` are None until the model is ready; `progress` runs from 0 to 1 before that."""
 
     def __init__(self, name: str, path: Path, plan: EnginePlan) -> None:
         self._name = name
         self._path = path
         self._plan = plan
         self.progress = 0.0
-        self.service: Service | None = None
+        self.service: Service | EmbeddingService | None = None
+        self.tokens: TokenService | None = None
+        self._for_templates = Preparer("templates")
+        self._for_grammars = Preparer("grammars")
 
     async def load(self) -> None:
         """Load the model and start its engine. Raises `InvalidModel` where llama.cpp or a check refuses it."""
@@ -42,16 +60,38 @@ class Loader:
         # In a thread that ends afterwards: OpenMP keeps a team of threads for every thread that ever computed, and once
         # the teams outnumber the processors it hardly waits awake between two operations, which halves the speed.
         with ThreadPoolExecutor(1, thread_name_prefix="load") as loading:
-            self.service = await loop.run_in_executor(loading, self._bring_up, loop)
+            bring_up = self._bring_up if self._plan.kind == "generate" else self._bring_up_embedding
+            self.service = await loop.run_in_executor(loading, bring_up, loop)
 
     def close(self) -> None:
-        if self.service is not None:
+        if isinstance(self.service, EmbeddingService):
+            self.service.close()
+            self.service.embedder.close()
+        elif self.service is not None:
             self.service.close()
             self.service.engine.close()
+        self._for_templates.close()
+        self._for_grammars.close()
+
+    def _bring_up_embedding(self, loop: asyncio.AbstractEventLoop) -> EmbeddingService:
+        from llmserve.llama.embedding_runner import EmbeddingRunner
+
+        runner = EmbeddingRunner(self._path, self._plan, self._report)
+        step_tokens = _EMBEDDING_STEP_GPU if self._plan.gpu_layers else _EMBEDDING_STEP_CPU
+        embedder = Embedder(runner, step_tokens, loop.call_soon_threadsafe)
+        model = EmbeddingModel(self._name, runner.context, runner.width, runner.ranks)
+        pairs = PairWriter(runner.vocabulary, runner.pair_marks, runner.rerank_template)
+        self.tokens = TokenService(runner.vocabulary, runner.context)
+        runner.warm_up()
+        embedder.start()
+        return EmbeddingService(embedder, model, runner.vocabulary, pairs)
 
     def _bring_up(self, loop: asyncio.AbstractEventLoop) -> Service:
         from llmserve.llama.runner import Runner
 
+        # Their libraries load while the model does.
+        self._for_templates.start()
+        self._for_grammars.start()
         plan = self._plan
         slots = plan.parallel if plan.kv_layout == "split" else min(_MOST_SLOTS, plan.parallel + _IDLE_SLOTS)
         runner = Runner(self._path, plan, slots, self._report)
@@ -65,14 +105,30 @@ class Loader:
             loop.call_soon_threadsafe,
         )
         context = min(plan.context, cache.longest)
-        template = ChatTemplate(
-            runner.chat_template or CHATML, bos=vocabulary.text(vocabulary.bos), eos=vocabulary.text(vocabulary.eos)
-        )
+        prompts = PromptBuilder(vocabulary, self._templates(runner), context)
         facts = ModelFacts(self._name, context, vocabulary.size, vocabulary.ends)
-        constraints = ConstraintFactory(runner.grammar_tokenizer, vocabulary.size)
+        self.tokens = TokenService(vocabulary, context)
+        self._for_grammars.set_up(
+            lambda: vocabulary_setup(vocabulary.spellings(), vocabulary.special(), vocabulary.ends)
+        )
+        constraints = ConstraintFactory(self._for_grammars.ask, runner.grammar_tokenizer, vocabulary.size)
+        prompts.capabilities()
         runner.warm_up()
         engine.start()
-        return Service(engine, facts, PromptBuilder(vocabulary, template, context), constraints)
+        return Service(engine, facts, prompts, constraints)
+
+    def _templates(self, runner: Runner) -> Templates:
+        vocabulary = runner.vocabulary
+        sources = {name: runner.chat_template(None if name == DEFAULT else name) for name in NAMES}
+        # For some files llama.cpp gives the name of a form it knows instead of a template.
+        if "{" not in (sources[DEFAULT] or ""):
+            sources[DEFAULT] = built_in(choose_built_in(runner.architecture, vocabulary.control_texts()))
+        tokens = {"bos_token": vocabulary.text(vocabulary.bos), "eos_token": vocabulary.text(vocabulary.eos)}
+        templates = Templates(
+            {name: source for name, source in sources.items() if source is not None}, self._for_templates.ask, tokens
+        )
+        self._for_templates.set_up(templates.setup)
+        return templates
 
     def _report(self, progress: float) -> None:
         self.progress = progress

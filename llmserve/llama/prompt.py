@@ -1,58 +1,111 @@
-"""From a request to prompt tokens, so that nothing a user writes becomes a control token.
-
-A chat template mixes its own control tokens (`<|im_start|>`) with the users' text, and the result is tokenised as one
-string. So every place in a user's text that is written like a control token, or could become one together with what
-the template puts beside it, is wrapped in two marks before rendering: Unicode noncharacters that occur nowhere in the
-request. After rendering, what lies between marks is tokenised as plain text and the rest with control tokens
-recognised. Text without such places, nearly all text, is not touched, and templates that trim, split or compare
-content work as ever.
-"""
+"""From a request to prompt tokens, so that nothing a user writes becomes a control token."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llmserve.errors import ContextLengthExceeded, InvalidRequest
-from llmserve.llama.chat_template import ChatTemplate
+from llmserve.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from llmserve.llama.control_guard import ControlGuard, Marks
+from llmserve.llama.conversation import shape
+from llmserve.llama.template_capabilities import TemplateCapabilities
+from llmserve.llama.templates import Templates
 
-# Noncharacters: valid in UTF-8, never assigned, free for a program's inner use (Unicode standard, section 23.7).
-_NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 # No vocabulary has longer tokens than a few hundred bytes; a prompt above this many bytes per token of context is
 # refused before it is tokenised.
 _MOST_BYTES_PER_TOKEN = 512
+# No template makes more of a request, which is 10 MiB at most.
+_LONGEST_PROMPT = 32 * 1024 * 1024
+# How much of a prompt's end says whether the answer begins inside of something, such as reasoning.
+_ENDING_CHARACTERS = 256
 
 
 class Vocabulary(Protocol):
+    """`fill_in_the_middle` are the tokens before a gap's prefix, its suffix and its text; None where it has none."""
+
     adds_bos: bool
 
     @property
     def bos(self) -> int: ...
+    @property
+    def fill_in_the_middle(self) -> tuple[int, int, int] | None: ...
 
     def tokenize(self, text: str, *, special: bool) -> list[int]: ...
     def control_texts(self) -> tuple[str, ...]: ...
 
 
-class PromptBuilder:
-    """Renders and tokenises prompts for one model. Safe to use from one thread at a time."""
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What becomes a chat's prompt.
 
-    def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, context: int) -> None:
+    `messages` and `tools` are as OpenAI has them, content as plain text; of both every string is the user's.
+    `arguments` are further variables of the template. `continue_final_message` ends the prompt inside the last
+    message, which must be an assistant's with text; it replaces `add_generation_prompt`.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] = ()
+    documents: Sequence[Mapping[str, Any]] = ()
+    arguments: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """`ending`: the last characters of the prompt's text, for whoever reads the answer that goes on from there."""
+
+    tokens: list[int]
+    ending: str
+
+
+class PromptBuilder:
+    """Renders and tokenises prompts for one model. Safe to use from several threads."""
+
+    def __init__(self, vocabulary: Vocabulary, templates: Templates, context: int) -> None:
         self._vocabulary = vocabulary
-        self._template = template
+        self._templates = templates
         self._context = context
         self._guard = ControlGuard(vocabulary.control_texts())
 
-    def chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
-        """Prompt tokens of a chat. Raises `InvalidRequest` (template) or `ContextLengthExceeded`."""
-        marks = _unused_marks(messages)
-        marked = [_map_strings(message, lambda text: self._guard.mark(text, *marks)) for message in messages]
-        text = self._template.render(marked)
-        self._bound(text)
+    def capabilities(self, *, tools: bool = False, documents: bool = False) -> TemplateCapabilities:
+        """Of the template that a chat with these things gets. Slow the first time."""
+        return self._templates.capabilities(self._templates.choose(tools=tools, documents=documents))
+
+    def chat(self, chat: Chat) -> ChatPrompt:
+        """Prompt tokens of a chat.
+
+        Raises `InvalidRequest` (the template fails, with the code `template_error`) or `ContextLengthExceeded`.
+        """
+        name = self._templates.choose(tools=bool(chat.tools), documents=bool(chat.documents))
+        messages = shape(chat.messages, self._templates.capabilities(name))
+        marks = Marks.unused_in((messages, chat.tools, chat.documents, chat.arguments))
+        marked = [self._guard.mark_all(message, marks) for message in messages]
+        if chat.continue_final_message:
+            _mark_end(marked, marks.end)
+        variables = {
+            **self._guard.mark_all(chat.arguments, marks),
+            "messages": marked,
+            "tools": self._guard.mark_all(chat.tools, marks) or None,
+            "documents": self._guard.mark_all(chat.documents, marks) or None,
+            "add_generation_prompt": chat.add_generation_prompt and not chat.continue_final_message,
+        }
+        most = min(_LONGEST_PROMPT, self._context * _MOST_BYTES_PER_TOKEN)
+        text = marks.restored(self._templates.render(name, variables, most))
+        if chat.continue_final_message:
+            text, found, _ = text.rpartition(marks.end)
+            if not found:
+                raise InvalidRequest(
+                    "the model's chat template does not show the last message as it is",
+                    param="continue_final_message",
+                    code="template_error",
+                )
         tokens: list[int] = []
-        for part, special in _parts(text, *marks):
+        for part, special in self._guard.parts(text, marks):
             tokens += self._vocabulary.tokenize(part, special=special)
-        return self._checked(tokens, "messages")
+        ending = text[-_ENDING_CHARACTERS:].translate({ord(marks.opening): None, ord(marks.closing): None})
+        return ChatPrompt(self._checked(tokens, "messages"), ending)
 
     def completion(self, prompt: str | Sequence[int], vocabulary_size: int) -> list[int]:
         """Prompt tokens of a raw prompt: control tokens in it are recognised, since there is no template to write them.
@@ -65,6 +118,24 @@ class PromptBuilder:
         if any(not 0 <= token < vocabulary_size for token in prompt):
             raise InvalidRequest(f"a token id is outside the vocabulary of {vocabulary_size}", param="prompt")
         return self._checked(list(prompt), "prompt", add_bos=False)
+
+    def infill(self, prompt: str | Sequence[int], suffix: str, vocabulary_size: int) -> list[int]:
+        """Prompt tokens for the text between `prompt` and `suffix`; text in both stays text.
+
+        Raises `UnsupportedParameter` where the model was not trained for that, and otherwise as `completion` does.
+        """
+        markers = self._vocabulary.fill_in_the_middle
+        if markers is None:
+            raise UnsupportedParameter("this model cannot fill in the middle of a text", param="suffix")
+        if isinstance(prompt, str):
+            self._bound(prompt)
+            before = self._vocabulary.tokenize(prompt, special=False)
+        else:
+            before = self.completion(prompt, vocabulary_size)
+        self._bound(suffix)
+        after = self._vocabulary.tokenize(suffix, special=False)
+        prefix_marker, suffix_marker, middle_marker = markers
+        return self._checked([prefix_marker, *before, suffix_marker, *after, middle_marker], "suffix")
 
     def _checked(self, tokens: list[int], param: str, *, add_bos: bool = True) -> list[int]:
         if add_bos and self._vocabulary.adds_bos and tokens[:1] != [self._vocabulary.bos]:
@@ -84,78 +155,13 @@ class PromptBuilder:
             )
 
 
-class ControlGuard:
-    """Finds what is written like a control token, or could become one at the edges of a text."""
-
-    def __init__(self, control_texts: Sequence[str]) -> None:
-        self._pattern = re.compile("|".join(map(re.escape, control_texts))) if control_texts else None
-        self._beginnings = {text[:length] for text in control_texts for length in range(1, len(text))}
-        self._ends = {text[-length:] for text in control_texts for length in range(1, len(text))}
-        self._longest = max(map(len, control_texts), default=0)
-
-    def mark(self, text: str, opening: str, closing: str) -> str:
-        """`text` with the two marks around each such place; unchanged where there is none."""
-        if self._pattern is None or not text:
-            return text
-        spans = [match.span() for match in self._pattern.finditer(text)]
-        reach = min(self._longest, len(text) + 1)
-        head = max((n for n in range(1, reach) if text[:n] in self._ends), default=0)
-        tail = max((n for n in range(1, reach) if text[-n:] in self._beginnings), default=0)
-        if head:
-            spans.insert(0, (0, head))
-        if tail:
-            spans.append((len(text) - tail, len(text)))
-        if not spans:
-            return text
-        pieces, end = [], 0
-        for start, stop in _merged(spans):
-            pieces += [text[end:start], opening, text[start:stop], closing]
-            end = stop
-        return "".join([*pieces, text[end:]])
-
-
-def _merged(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    start, stop = spans[0]
-    for next_start, next_stop in sorted(spans)[1:]:
-        if next_start > stop:
-            yield start, stop
-            start, stop = next_start, next_stop
-        else:
-            stop = max(stop, next_stop)
-    yield start, stop
-
-
-def _parts(text: str, opening: str, closing: str) -> Iterator[tuple[str, bool]]:
-    """The pieces of a rendered prompt, each with whether control tokens in it are the template's own."""
-    special = True
-    for piece in re.split(f"([{opening}{closing}])", text):
-        if piece in (opening, closing):
-            special = piece == closing
-        elif piece:
-            yield piece, special
-
-
-def _unused_marks(messages: Sequence[dict[str, Any]]) -> tuple[str, str]:
-    used: set[str] = set()
-
-    def note(text: str) -> str:
-        used.update(character for character in _NONCHARACTERS if character in text)
-        return text
-
-    for message in messages:
-        _map_strings(message, note)
-    free = [character for character in _NONCHARACTERS if character not in used]
-    if len(free) < 2:
-        raise InvalidRequest("the messages use every Unicode noncharacter from U+FDD0 to U+FDEF", param="messages")
-    return free[0], free[1]
-
-
-def _map_strings(value: Any, change: Any) -> Any:
-    """`value` (JSON) with every string but the roles and types of its objects changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, list):
-        return [_map_strings(item, change) for item in value]
-    if isinstance(value, dict):
-        return {key: item if key in ("role", "type") else _map_strings(item, change) for key, item in value.items()}
-    return value
+def _mark_end(messages: list[dict[str, Any]], mark: str) -> None:
+    """Put `mark` behind the text of the last message, where the rendered prompt will be cut."""
+    last = messages[-1]
+    content = last["content"]
+    if last["role"] != "assistant" or not content:
+        raise InvalidRequest("the last message is not an assistant's with text", param="continue_final_message")
+    if isinstance(content, str):
+        last["content"] = content + mark
+    else:
+        content[-1]["text"] += mark

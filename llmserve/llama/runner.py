@@ -7,7 +7,7 @@ first: a batch within `n_batch`, slots and positions in range, logits read only 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ class Runner:
     def __init__(
         self, path: Path, plan: EnginePlan, slots: int, progress: Callable[[float], None] = lambda _: None
     ) -> None:
-        self._log = _log_warnings_only()
+        self._log = log_warnings_only()
         llama_cpp.llama_backend_init()
-        self._model = _load(path, plan, progress)
+        self._model = load_model(path, plan, progress)
         self._context = _open_context(self._model, plan, slots)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self.vocabulary = Vocabulary(self._model)
@@ -49,11 +49,17 @@ class Runner:
         self._saved: dict[int, npt.NDArray[np.uint8]] = {}
         self._batch = _BatchBuffers(int(llama_cpp.llama_n_batch(self._context)), slots)
 
-    @property
-    def chat_template(self) -> str | None:
-        """The template in the model file, if there is one."""
-        source = llama_cpp.llama_model_chat_template(self._model, None)
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The template of that name in the model file, or the one without a name, if there is one."""
+        source = llama_cpp.llama_model_chat_template(self._model, name.encode() if name is not None else None)
         return source.decode(errors="replace") if source else None
+
+    @property
+    def architecture(self) -> str | None:
+        """GGUF's `general.architecture`."""
+        value = ctypes.create_string_buffer(128)
+        length = llama_cpp.llama_model_meta_val_str(self._model, b"general.architecture", value, len(value))
+        return value.value.decode(errors="replace") if length > 0 else None
 
     def grammar_tokenizer(self) -> Any:
         """llguidance's tokenizer over this vocabulary. Takes about a second."""
@@ -164,17 +170,31 @@ class Vocabulary:
         self.ends = tuple(token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token))
         self._pieces: dict[int, bytes] = {}
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of `text`, nothing added. `special`: control tokens in it are recognised."""
+    def tokenize(self, text: str, *, special: bool, whole: bool = False) -> list[int]:
+        """Token ids of `text`. `special`: control tokens in it are recognised. `whole`: what the model's texts begin
+        and end with is added, as far as the file says so."""
         data = text.encode()
         room = len(data) + 8
         tokens = (ctypes.c_int32 * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, whole, special)
         if count < 0:
             room = -count
             tokens = (ctypes.c_int32 * room)()
-            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, whole, special)
         return tokens[:count]
+
+    def detokenize(self, tokens: Collection[int]) -> str:
+        """The text of token ids inside the vocabulary, control tokens spelt out."""
+        count = len(tokens)
+        ids = (ctypes.c_int32 * count)(*tokens)
+        room = 8 * count + 64
+        text = ctypes.create_string_buffer(room)
+        length = llama_cpp.llama_detokenize(self._vocab, ids, count, text, room, False, True)
+        if length < 0:
+            room = -length
+            text = ctypes.create_string_buffer(room)
+            length = llama_cpp.llama_detokenize(self._vocab, ids, count, text, room, False, True)
+        return text.raw[:length].decode(errors="replace")
 
     def piece(self, token: int) -> bytes:
         """The bytes `token` stands for in text: nothing for control tokens, perhaps part of a character."""
@@ -204,6 +224,31 @@ class Vocabulary:
     @property
     def eos(self) -> int:
         return int(llama_cpp.llama_vocab_eos(self._vocab))
+
+    @property
+    def fill_in_the_middle(self) -> tuple[int, int, int] | None:
+        """The tokens before the text in front of a gap, the text behind it and the gap's own text, if it has them."""
+        prefix = int(llama_cpp.llama_vocab_fim_pre(self._vocab))
+        suffix = int(llama_cpp.llama_vocab_fim_suf(self._vocab))
+        middle = int(llama_cpp.llama_vocab_fim_mid(self._vocab))
+        return (prefix, suffix, middle) if min(prefix, suffix, middle) >= 0 else None
+
+    def spellings(self) -> list[bytes]:
+        """How every token is written, by id: control tokens too. Takes up to half a second."""
+        return [self._read_piece(token, special=True) for token in range(self.size)]
+
+    def special(self) -> list[int]:
+        """The tokens that are not text: control tokens, and the user-defined ones that look like those."""
+        return [token for token in range(self.size) if self._is_special(token)]
+
+    def _is_special(self, token: int) -> bool:
+        attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
+        if attributes & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL:
+            return True
+        if not attributes & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED:
+            return False
+        written = self._read_piece(token, special=True)
+        return written.startswith(b"<") and written.endswith(b">")
 
     @property
     def handle(self) -> Any:
@@ -267,7 +312,8 @@ def _bytes_at(array: npt.NDArray[np.uint8]) -> Any:
     return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-def _load(path: Path, plan: EnginePlan, progress: Callable[[float], None]) -> Any:
+def load_model(path: Path, plan: EnginePlan, progress: Callable[[float], None]) -> Any:
+    """llama.cpp's model, its layers placed as the plan says. Raises `InvalidModel`."""
     parameters = llama_cpp.llama_model_default_params()
     parameters.n_gpu_layers = plan.gpu_layers
     split = _tensor_split(plan)
@@ -328,7 +374,7 @@ def _is_cuttable(model: Any) -> bool:
     )
 
 
-def _log_warnings_only() -> Any:
+def log_warnings_only() -> Any:
     """Send llama.cpp's warnings and errors to standard error; returns the callback, which must stay referenced."""
     import sys
 

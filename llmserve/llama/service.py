@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from llmserve.errors import InvalidRequest, TooManyRequests
 from llmserve.llama.constraint import Constraint, ConstraintFactory
 from llmserve.llama.engine import Delta, Engine, Failure, Generation, Job
-from llmserve.llama.prompt import PromptBuilder
+from llmserve.llama.grammar import Grammar
+from llmserve.llama.prompt import Chat, PromptBuilder
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.sequence import Sequence as TokenSequence
 from llmserve.llama.text_stream import TextStream
@@ -132,11 +133,19 @@ class Service:
         self._prompts = prompts
         self._constraints = constraints
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        # Of its own, so that nobody's prompt waits for another's grammar.
+        self._compiling = ThreadPoolExecutor(1, thread_name_prefix="compile")
 
     async def chat(self, request: ChatRequest) -> Answer:
         """Raises `InvalidRequest`, `ContextLengthExceeded` or `TooManyRequests` before anything is computed."""
         messages = [message.model_dump(exclude_defaults=True) for message in request.messages]
-        return await self._answer(request, lambda: [self._prompts.chat(messages)])
+        chat = Chat(
+            messages,
+            documents=[document.model_dump(exclude_none=True) for document in request.documents],
+            arguments=request.chat_template_kwargs,
+            continue_final_message=request.continue_final_message,
+        )
+        return await self._answer(request, lambda: [self._prompts.chat(chat).tokens])
 
     async def complete(self, request: CompletionRequest) -> Answer:
         """Likewise; the choices of several prompts stand behind each other, `n` for each."""
@@ -147,16 +156,18 @@ class Service:
 
     def close(self) -> None:
         self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._compiling.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(self, request: SamplingRequest, tokenise: Callable[[], list[list[int]]]) -> Answer:
         if self.engine.waiting >= _MOST_WAITING:
             raise TooManyRequests("too many requests are waiting for this model", retry_after=1)
         parameters = self._parameters(request)
-
-        def prepare() -> tuple[list[list[int]], Constraint | None]:
-            return tokenise(), self._constraints.for_response_format(request.response_format)
-
-        prompts, constraint = await asyncio.get_running_loop().run_in_executor(self._preparing, prepare)
+        loop = asyncio.get_running_loop()
+        prompts = await loop.run_in_executor(self._preparing, tokenise)
+        grammar = Grammar.of_request(request.response_format, request.structured_outputs)
+        constraint: Constraint | None = None
+        if grammar is not None:
+            constraint = await loop.run_in_executor(self._compiling, self._constraints.compile, grammar)
         generations = [
             Generation(
                 index=prompt_index * request.n + index,

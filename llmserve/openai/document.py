@@ -11,11 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llmserve.openai.embeddings import EmbeddingRequest
 from llmserve.openai.fields import Refused, WithoutEffect
 from llmserve.openai.json import dump_json
 from llmserve.openai.messages import Message
-from llmserve.openai.requests import ChatRequest, CompletionRequest, SamplingRequest
+from llmserve.openai.requests import ChatRequest, CompletionRequest
+from llmserve.openai.rerank import RerankRequest
 from llmserve.openai.schema import Schema
+from llmserve.openai.tokens import DetokenizeRequest, TokenizeRequest
+
+DOCUMENTED: tuple[type[Schema], ...] = (
+    ChatRequest,
+    Message,
+    CompletionRequest,
+    EmbeddingRequest,
+    RerankRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
 
 Treatment = Literal["honoured", "extension", "refused", "without effect"]
 
@@ -33,11 +46,10 @@ class Row:
 
 def field_table(schema: type[Schema]) -> list[Row]:
     """What becomes of each known field of `schema`, in the order of the document."""
-    extensions = schema.extensions if issubclass(schema, SamplingRequest) else frozenset()
     rows = [
         Row(
             ", ".join(f"`{spelling}`" for spelling in schema.spellings(name)),
-            "extension" if name in extensions else "honoured",
+            "extension" if name in schema.extensions else "honoured",
             field.description or "",
         )
         for name, field in schema.model_fields.items()
@@ -51,7 +63,7 @@ def field_table(schema: type[Schema]) -> list[Row]:
 
 def update(document: str) -> str:
     """`document` with each table between its two comments replaced by the present one."""
-    tables: dict[str, type[Schema]] = {kind.__name__: kind for kind in (ChatRequest, CompletionRequest, Message)}
+    tables = {kind.__name__: kind for kind in DOCUMENTED}
     return _TABLE.sub(lambda match: f"{match[1]}{_markdown(field_table(tables[match[2]]))}{match[3]}", document)
 
 

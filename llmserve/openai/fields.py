@@ -43,48 +43,40 @@ class WithoutEffect:
 
 Policy = Mapping[str, Refused | WithoutEffect]
 
-_NO_TOOLS = "this server does not call tools yet"
-_NO_PROBABILITIES = "this server does not report token probabilities"
+_NOW_TOOLS = "it was replaced by `tools` and `tool_choice`"
 _NO_AUDIO = "this server writes text, not audio"
-_NO_GRAMMAR = "output is constrained with `response_format` only"
+_NO_TEMPLATE = "a text completion has no chat template"
 _OWN_TEMPLATE = "the model's own chat template is used as it is"
+_OWN_WHITE_SPACE = "how much white space JSON may hold is fixed"
+_IDS_ONLY = "the answer holds token ids alone; ask for the text of some with `/detokenize`"
 _NO_ACCOUNTS = "there are no end-user accounts here, and requests are not kept"
 _OWN_CACHE = "the prompt cache is always on, finds shared prefixes by itself and lives with the model"
 
 _FOREIGN: Policy = {
     "prompt_embeds": Refused("a prompt is text or token ids, never tensors"),
     "chat_template": Refused(_OWN_TEMPLATE),
-    "chat_template_kwargs": Refused(_OWN_TEMPLATE, harmless=({},)),
-    "add_generation_prompt": Refused(_OWN_TEMPLATE, harmless=(True,)),
-    "continue_final_message": Refused(_OWN_TEMPLATE, harmless=(False,)),
-    "grammar": Refused(_NO_GRAMMAR, harmless=("",)),
-    "guided_json": Refused(_NO_GRAMMAR),
-    "guided_regex": Refused(_NO_GRAMMAR),
-    "guided_choice": Refused(_NO_GRAMMAR),
-    "guided_grammar": Refused(_NO_GRAMMAR),
-    "structured_outputs": Refused(_NO_GRAMMAR),
+    "grammar": Refused("use `structured_outputs` with `grammar`", harmless=("",)),
+    "json_schema": Refused("use `response_format`, or `structured_outputs` with `json`"),
+    "guided_json": Refused("use `structured_outputs` with `json`"),
+    "guided_regex": Refused("use `structured_outputs` with `regex`"),
+    "guided_choice": Refused("use `structured_outputs` with `choice`"),
+    "guided_grammar": Refused("use `structured_outputs` with `grammar`"),
 }
 
 CHAT_POLICY: Policy = {
-    "tools": Refused(_NO_TOOLS, harmless=([],)),
-    "tool_choice": Refused(_NO_TOOLS, harmless=("none",)),
-    "functions": Refused(_NO_TOOLS, harmless=([],)),
-    "function_call": Refused(_NO_TOOLS, harmless=("none",)),
-    "logprobs": Refused(_NO_PROBABILITIES, harmless=(False,)),
-    "top_logprobs": Refused(_NO_PROBABILITIES, harmless=(0,)),
+    "functions": Refused(_NOW_TOOLS, harmless=([],)),
+    "function_call": Refused(_NOW_TOOLS, harmless=("none",)),
     "audio": Refused(_NO_AUDIO),
     "modalities": Refused(_NO_AUDIO, harmless=(["text"],)),
     "prediction": Refused("this server does not take predicted output"),
     "web_search_options": Refused("this server does not search the web"),
     "moderation": Refused("this server does not moderate text"),
-    "reasoning_effort": Refused("this server does not control how long a model reasons yet"),
     "verbosity": Refused("no model here has a setting for how much it writes", harmless=("medium",)),
     "user": WithoutEffect(_NO_ACCOUNTS),
     "safety_identifier": WithoutEffect(_NO_ACCOUNTS),
     "metadata": WithoutEffect(_NO_ACCOUNTS),
     "store": WithoutEffect("answers are not stored, whatever the value"),
     "service_tier": WithoutEffect("there is one tier"),
-    "parallel_tool_calls": WithoutEffect("no tools are called, one at a time or otherwise"),
     "prompt_cache_key": WithoutEffect(_OWN_CACHE),
     "prompt_cache_options": WithoutEffect(_OWN_CACHE),
     "prompt_cache_retention": WithoutEffect(_OWN_CACHE),
@@ -93,9 +85,10 @@ CHAT_POLICY: Policy = {
 
 COMPLETION_POLICY: Policy = {
     "best_of": Refused("every candidate is returned, so it must equal `n`", same_as="n"),
-    "echo": Refused("the answer holds the completion alone", harmless=(False,)),
-    "logprobs": Refused(_NO_PROBABILITIES),
-    "suffix": Refused("this server continues a text and does not fill gaps in it", harmless=("",)),
+    "chat_template_kwargs": Refused(_NO_TEMPLATE, harmless=({},)),
+    "add_generation_prompt": Refused(_NO_TEMPLATE, harmless=(True,)),
+    "continue_final_message": Refused(_NO_TEMPLATE, harmless=(False,)),
+    "thinking_token_budget": Refused("the reasoning in a text completion is not told from the rest"),
     "user": WithoutEffect(_NO_ACCOUNTS),
     **_FOREIGN,
 }
@@ -113,4 +106,23 @@ TOOL_CALL_POLICY: Policy = {
 
 STREAM_OPTIONS_POLICY: Policy = {
     "include_obfuscation": WithoutEffect("events are never padded"),
+}
+
+STRUCTURED_OUTPUTS_POLICY: Policy = {
+    "json_object": Refused("use `response_format` of the type `json_object`", harmless=(False,)),
+    "structural_tag": Refused("use `grammar`"),
+    "whitespace_pattern": Refused(_OWN_WHITE_SPACE),
+    "disable_any_whitespace": Refused(_OWN_WHITE_SPACE, harmless=(False,)),
+    "disable_additional_properties": Refused("use `additionalProperties` in the schema", harmless=(False,)),
+}
+
+EMBEDDING_POLICY: Policy = {
+    "user": WithoutEffect(_NO_ACCOUNTS),
+}
+
+TOKENIZE_POLICY: Policy = {
+    "messages": Refused("only text is taken apart here; a chat's answer states the tokens of its prompt"),
+    "parse_special": Refused("text never becomes control tokens", harmless=(False,)),
+    "with_pieces": Refused(_IDS_ONLY, harmless=(False,)),
+    "return_token_strs": Refused(_IDS_ONLY, harmless=(False,)),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, FailFast, Field, StrictStr, ValidationInfo, model_validator
+from pydantic import AliasChoices, BeforeValidator, FailFast, Field, StrictStr, ValidationInfo, model_validator
 
 from llmserve.openai.fields import MESSAGE_POLICY, TOOL_CALL_POLICY, Policy
 from llmserve.openai.schema import IgnoredFields, Line, Schema, refuse
@@ -78,6 +78,7 @@ class Message(Schema):
 
     place: ClassVar[str] = "messages[]."
     policy: ClassVar[Policy] = MESSAGE_POLICY
+    extensions: ClassVar[frozenset[str]] = frozenset({"reasoning_content"})
 
     role: Annotated[Role, BeforeValidator(_role)] = Field(
         description="`system`, `developer` (the same), `user`, `assistant` or `tool`."
@@ -90,6 +91,12 @@ class Message(Schema):
     name: Annotated[Line, Field(max_length=64)] | None = Field(
         default=None, description="Who speaks, to tell speakers of one role apart: 1 to 64 characters."
     )
+    reasoning_content: StrictStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("reasoning_content", "reasoning"),
+        description="Of an `assistant`: what it thought before it answered; the model's template decides what becomes "
+        "of it. Both names mean the same and must agree.",
+    )
     tool_calls: Annotated[tuple[ToolCall, ...], FailFast(), Field(max_length=MAX_TOOL_CALLS)] = Field(
         default=(), description=f"Of an `assistant`: up to {MAX_TOOL_CALLS} function calls it made earlier."
     )
@@ -101,6 +108,8 @@ class Message(Schema):
     def _check_parts_of_role(self) -> Self:
         if self.tool_calls and self.role != "assistant":
             refuse("belongs to a message of the role `assistant`", "tool_calls")
+        if self.reasoning_content is not None and self.role != "assistant":
+            refuse("belongs to a message of the role `assistant`", "reasoning_content")
         if self.role == "tool" and self.tool_call_id is None:
             refuse("is required in a message of the role `tool`", "tool_call_id")
         if self.role != "tool" and self.tool_call_id is not None:

@@ -8,11 +8,14 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 
 from llmserve.errors import InvalidRequest
+from llmserve.openai.embeddings import EmbeddingRequest
 from llmserve.openai.json import parse_json
-from llmserve.openai.requests import ChatRequest, CompletionRequest, SamplingRequest
+from llmserve.openai.requests import ChatRequest, CompletionRequest, ModelRequest
+from llmserve.openai.rerank import RerankRequest
 from llmserve.openai.schema import IgnoredFields, invalid_request
+from llmserve.openai.tokens import DetokenizeRequest, TokenizeRequest
 
-R = TypeVar("R", bound=SamplingRequest)
+R = TypeVar("R", bound=ModelRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,26 @@ def parse_chat(raw: bytes, *, strict: bool = False) -> Parsed[ChatRequest]:
 def parse_completion(raw: bytes, *, strict: bool = False) -> Parsed[CompletionRequest]:
     """The text completion request in `raw`; otherwise as `parse_chat`."""
     return _parse(CompletionRequest, raw, strict=strict)
+
+
+def parse_embedding(raw: bytes, *, strict: bool = False) -> Parsed[EmbeddingRequest]:
+    """The embedding request in `raw`; otherwise as `parse_chat`."""
+    return _parse(EmbeddingRequest, raw, strict=strict)
+
+
+def parse_rerank(raw: bytes, *, strict: bool = False) -> Parsed[RerankRequest]:
+    """The rerank request in `raw`; otherwise as `parse_chat`."""
+    return _parse(RerankRequest, raw, strict=strict)
+
+
+def parse_tokenize(raw: bytes, *, strict: bool = False) -> Parsed[TokenizeRequest]:
+    """The tokenise request in `raw`; otherwise as `parse_chat`."""
+    return _parse(TokenizeRequest, raw, strict=strict)
+
+
+def parse_detokenize(raw: bytes, *, strict: bool = False) -> Parsed[DetokenizeRequest]:
+    """The detokenise request in `raw`; otherwise as `parse_chat`."""
+    return _parse(DetokenizeRequest, raw, strict=strict)
 
 
 def _parse(kind: type[R], raw: bytes, *, strict: bool) -> Parsed[R]:

@@ -5,33 +5,51 @@ A field's description is its row in `docs/api.md`. None (or an empty tuple) mean
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import (
-    AliasChoices,
-    BeforeValidator,
-    FailFast,
-    Field,
-    StrictBool,
-    StrictInt,
-    model_validator,
-)
+from pydantic import AliasChoices, BeforeValidator, FailFast, Field, StrictBool, StrictInt, StrictStr, model_validator
 
 from llmserve.openai.fields import CHAT_POLICY, COMPLETION_POLICY, STREAM_OPTIONS_POLICY, Policy
+from llmserve.openai.json_schema import SCHEMA_BOUNDS
 from llmserve.openai.messages import Message
-from llmserve.openai.response_format import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, ResponseFormat
-from llmserve.openai.schema import Line, Number, Schema, refuse, vanishes
+from llmserve.openai.prompts import Prompts, prompts
+from llmserve.openai.response_format import ResponseFormat
+from llmserve.openai.sampling import Sampling
+from llmserve.openai.schema import Line, Schema, refuse
+from llmserve.openai.structured_outputs import (
+    MAX_ALTERNATIVES,
+    MAX_GRAMMAR_BYTES,
+    MAX_REGEX_CHARACTERS,
+    StructuredOutputs,
+)
+from llmserve.openai.template import (
+    MAX_ARGUMENT_CHARACTERS,
+    MAX_ARGUMENTS,
+    MAX_DOCUMENTS,
+    Documents,
+    TemplateArguments,
+)
+from llmserve.openai.tools import MAX_TOOLS, MAX_TOOLS_BYTES, FunctionTool, NamedTool, ToolChoice, Tools
 
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 64
 MAX_CHOICES = 8
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024
-MAX_BIASES = 1024
-TOKEN_ID_LIMIT = 2**31
+MAX_TOP_LOGPROBS = 20
+MAX_TOKENS = 2**31 - 1
 
-_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
+
+class ModelRequest(Schema):
+    """What every request has: the model it is for."""
+
+    model: Annotated[Line, Field(max_length=512)] = Field(
+        description="Name of the model: 1 to 512 characters, no control characters."
+    )
+
+    def canonical(self) -> bytes:
+        """The request as compact JSON of exactly the known fields it states; parsing that gives an equal request."""
+        return self.model_dump_json(exclude_unset=True, by_alias=True).encode()
 
 
 class StreamOptions(Schema):
@@ -52,36 +70,17 @@ def _stop_strings(stop: object) -> tuple[str, ...]:
     return tuple(strings)
 
 
-def _biases(biases: object) -> dict[int, float]:
-    """Token id to bias. The ids' upper bound is the vocabulary, which only the model's worker knows."""
-    if not isinstance(biases, dict):
-        refuse("must be an object of token ids and numbers")
-    if len(biases) > MAX_BIASES:
-        refuse(f"must have at most {MAX_BIASES} entries")
-    result: dict[int, float] = {}
-    for token, bias in biases.items():
-        if not _TOKEN_ID.fullmatch(str(token)) or int(token) >= TOKEN_ID_LIMIT:
-            refuse(f"must have token ids as keys, decimal and below {TOKEN_ID_LIMIT}")
-        if type(bias) not in {int, float} or not -100 <= bias <= 100 or vanishes(bias):
-            refuse("must have numbers from -100 to 100 as values")
-        result[int(token)] = float(bias)
-    return result
-
-
-class SamplingRequest(Schema):
+class SamplingRequest(Sampling, ModelRequest):
     """What chat and text completions share: the model, the limits and how tokens are chosen."""
 
-    extensions: ClassVar[frozenset[str]] = frozenset({"top_k", "min_p", "repetition_penalty", "ignore_eos"})
+    extensions: ClassVar[frozenset[str]] = Sampling.extensions | {"structured_outputs"}
 
-    model: Annotated[Line, Field(max_length=512)] = Field(
-        description="Name of the model: 1 to 512 characters, no control characters."
-    )
     stream: StrictBool = Field(default=False, description="Send the answer as server-sent events while it is written.")
     stream_options: StreamOptions | None = Field(
         default=None,
         description="`include_usage`: one more event with the usage at the end. Only with `stream`.",
     )
-    max_tokens: Annotated[StrictInt, Field(ge=1, le=2**31 - 1)] | None = Field(
+    max_tokens: Annotated[StrictInt, Field(ge=1, le=MAX_TOKENS)] | None = Field(
         default=None,
         validation_alias=AliasChoices("max_tokens", "max_completion_tokens"),
         description="At most so many tokens are written, at least 1; what the context leaves is a limit anyway. "
@@ -95,50 +94,18 @@ class SamplingRequest(Schema):
         description=f"A string or up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_CHARACTERS} characters; "
         "the answer ends before the first that occurs.",
     )
-    seed: Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)] | None = Field(
-        default=None, description="Start of the random numbers, a 64-bit integer."
-    )
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(
-        default=None, description="0 to 2; 0 always takes the likeliest token."
-    )
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = Field(
-        default=None, description="Above 0, to 1: the likeliest tokens with this much probability are in the draw."
-    )
-    top_k: Annotated[StrictInt, Field(ge=0, le=1_000_000)] | None = Field(
-        default=None, description="0 to 1000000: so many of the likeliest tokens are in the draw; 0 is all."
-    )
-    min_p: Annotated[Number, Field(ge=0, le=1)] | None = Field(
-        default=None, description="0 to 1: tokens less likely than this share of the likeliest one are out."
-    )
-    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = Field(
-        default=None, description="-2 to 2, taken from the logit of every token that occurred."
-    )
-    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = Field(
-        default=None, description="-2 to 2, taken from a token's logit once for each time it occurred."
-    )
-    repetition_penalty: Annotated[Number, Field(gt=0, le=10)] | None = Field(
-        default=None, description="Above 0, to 10: weakens tokens that occurred; 1 is off."
-    )
-    logit_bias: Annotated[dict[int, float], BeforeValidator(_biases)] | None = Field(
-        default=None,
-        description=f"Token id to a number from -100 to 100 that is added to its logit; at most {MAX_BIASES} entries.",
-    )
-    ignore_eos: StrictBool = Field(default=False, description="Go on past the model's end of text; for benchmarks.")
     response_format: ResponseFormat | None = Field(
         default=None,
         description="`text`, `json_object` or `json_schema` (`name`, `schema`, `strict`, `description`); "
-        f"a schema is at most {MAX_SCHEMA_BYTES // 1024} KiB and {MAX_SCHEMA_DEPTH} levels.",
+        f"a schema is {SCHEMA_BOUNDS}.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _merge_limits(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("max_tokens") is None:
-            return data
-        newer = data.get("max_completion_tokens")
-        if newer is not None and (type(newer) is not type(data["max_tokens"]) or newer != data["max_tokens"]):
-            refuse("differs from `max_tokens`", "max_completion_tokens")
-        return {name: value for name, value in data.items() if name != "max_completion_tokens"}
+    structured_outputs: StructuredOutputs | None = Field(
+        default=None,
+        description="What the whole answer looks like, as exactly one of `json` (a JSON schema or its text, "
+        f"{SCHEMA_BOUNDS}), `regex` (up to {MAX_REGEX_CHARACTERS} characters), `choice` (1 to {MAX_ALTERNATIVES} "
+        f"strings) and `grammar` (GBNF or Lark, at most {MAX_GRAMMAR_BYTES // 1024} KiB). Not beside a "
+        "`response_format` other than `text`.",
+    )
 
     @model_validator(mode="after")
     def _check_stream_options_belong(self) -> Self:
@@ -146,59 +113,136 @@ class SamplingRequest(Schema):
             refuse("is only allowed with `stream`", "stream_options")
         return self
 
+    @model_validator(mode="after")
+    def _check_one_form_is_stated(self) -> Self:
+        form = self.response_format
+        if self.structured_outputs is not None and form is not None and form.type != "text":
+            refuse("cannot be combined with `response_format`", "structured_outputs")
+        return self
+
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with an event of its own for the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def canonical(self, *, max_tokens: int | None = None) -> bytes:
-        """The request as compact JSON of exactly the known fields it states; parsing that gives an equal request.
+    @property
+    def reported_alternatives(self) -> int | None:
+        """How many of the likeliest tokens to report beside each token's own log probability; None: no report."""
+        raise NotImplementedError
 
-        `max_tokens` fills in where the request states no limit.
-        """
+    def canonical(self, *, max_tokens: int | None = None) -> bytes:
+        """As for every request; `max_tokens` fills in where this one states no limit."""
         request = self
         if self.max_tokens is None and max_tokens is not None:
             request = self.model_copy(update={"max_tokens": max_tokens})
         return request.model_dump_json(exclude_unset=True, by_alias=True).encode()
 
 
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
 class ChatRequest(SamplingRequest):
     """A body of `POST /v1/chat/completions`."""
 
     policy: ClassVar[Policy] = CHAT_POLICY
+    extensions: ClassVar[frozenset[str]] = SamplingRequest.extensions | {
+        *("thinking_token_budget", "chat_template_kwargs", "documents"),
+        *("add_generation_prompt", "continue_final_message"),
+    }
 
     messages: Annotated[tuple[Message, ...], FailFast(), Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
         description=f"The conversation so far: 1 to {MAX_MESSAGES} messages."
     )
+    tools: Tools = Field(
+        default=(),
+        description=f"Up to {MAX_TOOLS} functions the model may call, {MAX_TOOLS_BYTES // 1024} KiB in all, each with "
+        "a `name` of its own (1 to 64 letters, digits, underscores, dots and dashes), `description`, `parameters` "
+        f"(a JSON schema, {SCHEMA_BOUNDS}) and `strict`.",
+    )
+    tool_choice: ToolChoice | None = Field(
+        default=None,
+        description='`none`, `auto` (the default), `required`, or `{"type": "function", "function": {"name": NAME}}`; '
+        "the last two only with `tools`, of which NAME is one.",
+    )
+    parallel_tool_calls: StrictBool = Field(
+        default=True, description="Whether the answer may call more than one function."
+    )
+    logprobs: StrictBool = Field(default=False, description="Report the log probability of each token of the answer.")
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        default=None,
+        description=f"0 to {MAX_TOP_LOGPROBS}: so many of the likeliest tokens are reported beside each. "
+        "Only with `logprobs`.",
+    )
+    reasoning_effort: ReasoningEffort | None = Field(
+        default=None,
+        description="`none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`: how much the model thinks, where "
+        "its template knows levels; `none` turns thinking off where it can be.",
+    )
+    thinking_token_budget: Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS)] | None = Field(
+        default=None, description="After so many tokens of thinking the model has to answer."
+    )
+    chat_template_kwargs: TemplateArguments = Field(
+        default={},
+        description=f"Up to {MAX_ARGUMENTS} names and plain values for the model's chat template, such as "
+        f"`enable_thinking`: true, false, numbers and strings of up to {MAX_ARGUMENT_CHARACTERS} characters. Names "
+        "that the server or the template language defines are refused.",
+    )
+    documents: Documents = Field(
+        default=(),
+        description=f"Up to {MAX_DOCUMENTS} texts (`text`, `title`) for templates that know documents.",
+    )
+    add_generation_prompt: StrictBool | None = Field(
+        default=None,
+        description="Whether the prompt ends with the start of a new answer. The opposite of "
+        "`continue_final_message`, and need not be stated.",
+    )
+    continue_final_message: StrictBool = Field(
+        default=False,
+        description="Go on with the last message, which must be an `assistant`'s with text and without `tool_calls`.",
+    )
 
+    @property
+    def reported_alternatives(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
-Prompts = tuple[str, ...] | tuple[tuple[int, ...], ...]
+    @property
+    def demanded_tools(self) -> tuple[FunctionTool, ...]:
+        """The tools of which the answer must call one; empty where it may be text."""
+        if isinstance(self.tool_choice, NamedTool):
+            name = self.tool_choice.function.name
+            return tuple(tool for tool in self.tools if tool.function.name == name)
+        return self.tools if self.tool_choice == "required" else ()
 
+    @model_validator(mode="after")
+    def _check_tool_choice(self) -> Self:
+        if self.tool_choice in (None, "none", "auto"):
+            return self
+        if not self.tools:
+            refuse("is only allowed with `tools`", "tool_choice")
+        if not self.demanded_tools:
+            refuse("is not among `tools`", "tool_choice", "function", "name")
+        if self.structured_outputs is not None:
+            refuse("cannot be combined with a `tool_choice` that demands a call", "structured_outputs")
+        return self
 
-_PROMPT_FORMS = "must be a string, a list of strings, a list of token ids or a list of those"
+    @model_validator(mode="after")
+    def _check_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            refuse("is only allowed with `logprobs`", "top_logprobs")
+        return self
 
-
-def _prompts(prompt: object) -> Prompts:
-    if not isinstance(prompt, str | list):
-        refuse(_PROMPT_FORMS)
-    if not prompt:
-        refuse("must not be empty")
-    prompts = [prompt] if isinstance(prompt, str) or type(prompt[0]) is int else prompt
-    if len(prompts) > MAX_PROMPTS:
-        refuse(f"must hold at most {MAX_PROMPTS} prompts")
-    kinds = set(map(type, prompts))
-    if kinds not in ({str}, {list}):
-        refuse(_PROMPT_FORMS)
-    if not all(prompts):
-        refuse("must not hold an empty prompt")
-    return tuple(prompts) if kinds == {str} else tuple(map(_token_ids, prompts))
-
-
-def _token_ids(tokens: list[Any]) -> tuple[int, ...]:
-    # Looped over in C: a prompt may be a hundred thousand tokens long.
-    if set(map(type, tokens)) != {int} or min(tokens) < 0 or max(tokens) >= TOKEN_ID_LIMIT:
-        refuse(f"must have integers from 0 to {TOKEN_ID_LIMIT - 1} as token ids")
-    return tuple(tokens)
+    @model_validator(mode="after")
+    def _check_where_the_answer_starts(self) -> Self:
+        if not self.continue_final_message:
+            if self.add_generation_prompt is False:
+                refuse("may only be false with `continue_final_message`", "add_generation_prompt")
+            return self
+        if self.add_generation_prompt:
+            refuse("cannot be combined with `add_generation_prompt`", "continue_final_message")
+        last = self.messages[-1]
+        if last.role != "assistant" or last.content is None or last.tool_calls:
+            refuse("needs a last message of an `assistant`, with text and without calls", "continue_final_message")
+        return self
 
 
 class CompletionRequest(SamplingRequest):
@@ -207,7 +251,36 @@ class CompletionRequest(SamplingRequest):
     policy: ClassVar[Policy] = COMPLETION_POLICY
     extensions: ClassVar[frozenset[str]] = SamplingRequest.extensions | {"response_format"}
 
-    prompt: Annotated[Prompts, BeforeValidator(_prompts)] = Field(
+    prompt: Annotated[Prompts, BeforeValidator(prompts(MAX_PROMPTS))] = Field(
         description=f"A string, up to {MAX_PROMPTS} strings, a list of token ids or up to {MAX_PROMPTS} of those; "
         "none of them empty.",
     )
+    max_tokens: Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS)] | None = Field(
+        default=None,
+        validation_alias=AliasChoices("max_tokens", "max_completion_tokens"),
+        description="At most so many tokens are written, at least 1, or 0 with `echo`; what the context leaves is a "
+        "limit anyway. Both names mean the same and must agree.",
+    )
+    suffix: StrictStr | None = Field(
+        default=None,
+        description="The text after the gap that the answer fills, for models trained to do so; empty is the same as "
+        "absent. Not with `echo`.",
+    )
+    echo: StrictBool = Field(default=False, description="Start each choice's text with its prompt.")
+    logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        default=None,
+        description=f"0 to {MAX_TOP_LOGPROBS}: report the log probability of each token, those of an echoed prompt "
+        "too, and so many of the likeliest beside it.",
+    )
+
+    @property
+    def reported_alternatives(self) -> int | None:
+        return self.logprobs
+
+    @model_validator(mode="after")
+    def _check_what_echo_changes(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            refuse("must be at least 1, except with `echo`", "max_tokens")
+        if self.suffix and self.echo:
+            refuse("cannot be combined with `echo`", "suffix")
+        return self

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
+from pydantic import Field, StrictBool, StrictStr, model_validator
 
-from llmserve.openai.json import dump_json, nesting_depth
+from llmserve.openai.json_schema import BoundedSchema
 from llmserve.openai.schema import Schema, refuse
-
-MAX_SCHEMA_BYTES = 64 * 1024
-MAX_SCHEMA_DEPTH = 32
-
-
-def _bounded_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    if nesting_depth(schema) > MAX_SCHEMA_DEPTH:
-        refuse(f"must be nested at most {MAX_SCHEMA_DEPTH} deep")
-    if len(dump_json(schema)) > MAX_SCHEMA_BYTES:
-        refuse(f"must be at most {MAX_SCHEMA_BYTES // 1024} KiB of JSON")
-    return schema
 
 
 class JsonSchema(Schema):
-    """A JSON schema the answer must follow; `definition` (`schema` in a request) is bounded but not yet compiled."""
+    """A JSON schema the answer must follow, `definition` (`schema` in a request)."""
 
     place: ClassVar[str] = "response_format.json_schema."
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=64)]
-    definition: Annotated[dict[str, Any], AfterValidator(_bounded_schema)] = Field(alias="schema")
+    definition: BoundedSchema = Field(alias="schema")
     strict: StrictBool = False
     description: Annotated[StrictStr, Field(max_length=4096)] | None = None
 

@@ -26,6 +26,7 @@ MAX_IGNORED_FIELDS = 32
 MAX_FIELD_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 64
 MAX_MESSAGE_CHARACTERS = 200
+MAX_PATH_CHARACTERS = 96
 
 _UNPRINTABLE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -56,20 +57,25 @@ class IgnoredFields:
 class Schema(BaseModel):
     """Base of every object in a request.
 
-    null is absent. Built directly it refuses a field it does not know. Validated with an `IgnoredFields` as context,
-    as the parser does, it applies its `policy`, and lists there, prefixed with `place`, and drops what is in neither.
+    null is absent, and the names of one field must agree. Built directly it refuses a field it does not know.
+    Validated with an `IgnoredFields` as context, as the parser does, it applies its `policy`, and lists there,
+    prefixed with `place`, and drops what is in neither. `extensions` are the fields that are not OpenAI's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     place: ClassVar[str] = ""
     policy: ClassVar[Policy] = {}
+    extensions: ClassVar[frozenset[str]] = frozenset()
     known: ClassVar[frozenset[str]] = frozenset()
+    synonyms: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        cls.known = frozenset(name for field in cls.model_fields for name in cls.spellings(field))
+        spellings = [cls.spellings(field) for field in cls.model_fields]
+        cls.known = frozenset(name for names in spellings for name in names)
+        cls.synonyms = tuple(names for names in spellings if len(names) > 1)
 
     @classmethod
     def spellings(cls, field: str) -> tuple[str, ...]:
@@ -86,6 +92,8 @@ class Schema(BaseModel):
             return data
         present = {name: value for name, value in data.items() if value is not None}
         ignored = info.context
+        for names in cls.synonyms:
+            _merge(present, names)
         if not isinstance(ignored, IgnoredFields):
             return present
         for name in present:
@@ -97,6 +105,16 @@ class Schema(BaseModel):
             elif isinstance(decision, Refused) and not decision.accepts(present[name], present):
                 refuse(f"is not supported: {decision.reason}", name, unsupported=True)
         return {name: value for name, value in present.items() if name in cls.known}
+
+
+def _merge(present: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Leave only the first of the stated `names` of one field, and refuse others that say something else."""
+    first, *others = [name for name in names if name in present] or [""]
+    for name in others:
+        value = present.pop(name)
+        # The type counts too: True == 1 in Python.
+        if type(value) is not type(present[first]) or value != present[first]:
+            refuse(f"differs from `{first}`", name)
 
 
 def refuse(predicate: str, *at: str | int, unsupported: bool = False) -> NoReturn:
@@ -119,7 +137,7 @@ def invalid_request(error: ValidationError) -> InvalidRequest:
     context = first.get("ctx", {})
     parameter = _path((*first["loc"], *context.get("at", ())))
     predicate = _PREDICATES.get(first["type"], "is not valid").format_map(context)
-    subject = f"`{parameter}`" if parameter else "the request"
+    subject = f"`{_shortened(parameter)}`" if parameter else "the request"
     kind = UnsupportedParameter if first["type"] == "unsupported" else InvalidRequest
     return kind(f"{subject} {predicate}"[:MAX_MESSAGE_CHARACTERS], param=parameter or None)
 
@@ -153,6 +171,12 @@ def _path(parts: tuple[str | int, ...]) -> str:
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{_printable(part)}"
     return path.removeprefix(".")
+
+
+def _shortened(path: str) -> str:
+    """`path` with its middle left out where it would crowd out what the message has to say of it."""
+    half = MAX_PATH_CHARACTERS // 2
+    return path if len(path) <= MAX_PATH_CHARACTERS else f"{path[:half]}...{path[-half:]}"
 
 
 def _printable(name: str) -> str:

@@ -3,20 +3,16 @@ connection alive. Written by gateway and worker, read by our own client."""
 
 from __future__ import annotations
 
-import json
-
 from llmserve.errors import LlmserveError
+from llmserve.openai.json import dump_ascii_json
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
-# ASCII only: some clients split their input at U+2028 and U+0085 too, which no JSON rule makes an encoder escape.
-_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-
 
 def event(value: object) -> bytes:
     """One complete event that carries `value` as JSON. Raises `ValueError` for NaN and infinity."""
-    return f"data: {_ENCODER.encode(value)}\n\n".encode()
+    return f"data: {dump_ascii_json(value)}\n\n".encode()
 
 
 def error_event(error: LlmserveError) -> bytes:

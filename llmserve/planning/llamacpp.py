@@ -60,8 +60,8 @@ class _Task:
         cells = padded(context)
         batch, micro_batch, outputs = rules.GPU_BATCH if on_gpu else rules.CPU_BATCH, rules.MICRO_BATCH, parallel
         if self.model.kind == "embed":
-            # A sequence that is pooled must be one graph, and it leaves as soon as it is done.
-            batch, micro_batch, outputs = cells, cells, 0
+            # A sequence that is pooled must be one graph. It makes no logits, but llama.cpp sets room for them aside.
+            batch, micro_batch, outputs = cells, cells, cells
         batch = min(batch, cells)
         return Demand(context, cells, parallel, kv_type or self.kv_type, batch, min(micro_batch, batch), outputs)
 
@@ -102,6 +102,7 @@ def plan_llama_cpp(
         gpu_split=chosen.split,
         kv_layout=demand.layout,
         saved_tokens=saved_tokens,
+        kind=model.kind,
     )
 
 

@@ -83,6 +83,7 @@ def plan_vllm(hardware: HardwareInfo, model: ModelInfo, settings: Settings, refu
         fits=fits,
         reason=_reason(model, settings, chosen, memory),
         refused=(*refused, *idle),
+        kind=model.kind,
     )
 
 

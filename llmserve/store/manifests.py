@@ -6,11 +6,13 @@ manifests/hf/<readable>-<hash>.json      names whose own text is no file name (l
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from llmserve.errors import InvalidModel, StartupFailed
 from llmserve.store.blobs import is_sha256
+from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import (
     FileIdentity,
     fsync_directory,
@@ -24,16 +26,31 @@ from llmserve.store.names import Reference, shown
 from llmserve.store.scratch import scratch
 from llmserve.types import ModelFormat, from_json, to_json
 
-_MAX_BYTES = 64 * 1024
+# The name of a file that is alone, where one is needed.
+MAIN_FILE = "model.gguf"
+
+_MAX_BYTES = 1024 * 1024
 _SLASH = "%2F"
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
-    """What was installed under `name`, and the identity its file had when its SHA-256 was checked.
+class Companion:
+    """A further file of a model: `name` is relative to the directory of the main one; `path` as in `Manifest`."""
 
-    `path` is None for a blob of this store, which is found by its digest; otherwise it is the absolute path of a file
-    that is not the store's own and is never deleted by it.
+    name: str
+    sha256: str
+    identity: FileIdentity
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What was installed under `name`, and the identity its files had when their SHA-256 was checked.
+
+    `sha256`, `identity` and `path` are those of the main file: the GGUF file, the first of a split one, `config.json`
+    of safetensors; `file` is its name where it has companions. `path` is None for a blob of this store, which is found
+    by its digest; otherwise it is the absolute path of a file that is not the store's own. `fetched` says that the
+    store brought that file into the Hugging Face cache. `damage` is what a later check of the digests found.
     """
 
     name: str
@@ -44,6 +61,29 @@ class Manifest:
     pulled_at: float
     identity: FileIdentity
     path: str | None = None
+    file: str | None = None
+    companions: tuple[Companion, ...] = ()
+    license: str | None = None
+    fetched: bool = False
+    damage: str | None = None
+    defaults: ChatDefaults | None = None
+
+    @property
+    def files(self) -> tuple[Companion, ...]:
+        """Every file in the same form, the main one first."""
+        return (Companion(self.file or MAIN_FILE, self.sha256, self.identity, self.path), *self.companions)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.identity.size_bytes for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 for the whole model: its file's or, of several, that of their list as `sha256sum` prints it."""
+        if not self.companions:
+            return self.sha256
+        lines = sorted(f"{file.sha256}  {file.name}\n" for file in self.files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +167,10 @@ def _load(path: Path) -> Manifest | None:
         manifest = from_json(Manifest, content)
         if manifest.name != name:
             raise ValueError(f"it names `{manifest.name}`")
-        if not is_sha256(manifest.sha256):
+        if not all(is_sha256(file.sha256) for file in manifest.files):
             raise ValueError("its digest is not a SHA-256")
+        if not all(is_plain_name(file.name) for file in manifest.files):
+            raise ValueError("it names a file outside its directory")
     except ValueError as error:
         # Only the first line: pydantic's messages quote the content after it.
         reason = shown(str(error).partition("\n")[0])
@@ -137,3 +179,10 @@ def _load(path: Path) -> Manifest | None:
             hint=f"remove it with `llmserve rm {shown(name)}` and pull the model again",
         ) from error
     return manifest
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file's name stays in the directory it is joined to: relative, and without `.` or `..` in it."""
+    path = PurePosixPath(name)
+    parts = name.split("/")
+    return not path.is_absolute() and "\0" not in name and all(part not in {"", ".", ".."} for part in parts)

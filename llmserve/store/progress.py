@@ -6,16 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Stage = Literal["resolving", "downloading", "verifying", "publishing"]
+# "waiting" is for somebody else who pulls the same model.
+Stage = Literal["resolving", "waiting", "downloading", "verifying", "publishing"]
 
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """`completed` of `total` bytes of a stage are done; `total` is None where the source does not say."""
+    """`completed` of `total` bytes of a stage are done; `total` is None where the source does not say.
+
+    `free` is stated once, before a download: the bytes that are free where it goes.
+    """
 
     stage: Stage
     completed: int
     total: int | None
+    free: int | None = None
 
 
 # Called on the thread that pulls; an exception it raises stops the pull and reaches the caller of `pull`.

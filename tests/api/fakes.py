@@ -28,7 +28,7 @@ from llmserve.errors import ModelNotFound, WorkerDied
 from llmserve.fleet.status import ModelStatus
 from llmserve.fleet.transport import WorkerTransport
 from llmserve.settings import Settings
-from llmserve.types import EnginePlan, InstalledModel, LayerInfo, ModelInfo
+from llmserve.types import EnginePlan, InstalledModel, LayerInfo, ModelInfo, ModelKind
 
 FAKE_WORKER = Path(__file__).parent.parent / "fake_worker.py"
 MODEL = InstalledModel(
@@ -124,6 +124,7 @@ class FakeFleet:
     def __init__(self, store: FakeStore, socket: Path) -> None:
         self.leases: set[FakeLease] = set()
         self.asked: list[str] = []
+        self.kinds: list[ModelKind | None] = []
         self.waiting = 0
         self.stopped: list[str] = []
         self.closed = False
@@ -135,8 +136,9 @@ class FakeFleet:
         self._socket = socket
         self._client: httpx2.AsyncClient | None = None
 
-    async def lease(self, model: str) -> FakeLease:
+    async def lease(self, model: str, kind: ModelKind | None = None) -> FakeLease:
         self.asked.append(model)
+        self.kinds.append(kind)
         self._store.find(model)
         self.waiting += 1
         try:

@@ -24,6 +24,11 @@ BODY = json.dumps({"model": "tiny"}).encode()
 PUBLIC = {
     "/v1/chat/completions": False,
     "/v1/completions": False,
+    "/v1/embeddings": False,
+    "/v1/rerank": False,
+    "/rerank": False,
+    "/tokenize": False,
+    "/detokenize": False,
     "/v1/models": False,
     "/v1/models/{model:path}": False,
     "/health": True,

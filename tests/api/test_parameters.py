@@ -153,7 +153,7 @@ UNKNOWN = {
     "n_discard": -1,
     "n_keep": 2**63,
     "stop_token_ids": [-1],
-    "documents": [],
+    "mm_processor_kwargs": {},
 }
 FOREIGN = {
     "chat_template": "{{ ''.__class__ }}",

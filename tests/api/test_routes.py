@@ -147,7 +147,7 @@ def test_a_client_that_stops_waiting_for_a_load_leaves_it(fresh: Served) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/docs", "/openapi.json", "/v1/embeddings", "/v1/models/../health2", "/%2e%2e"]
+    "path", ["/", "/v1", "/docs", "/openapi.json", "/v1/images/generations", "/v1/models/../health2", "/%2e%2e"]
 )
 def test_an_unknown_route_is_404_in_openais_shape(open_gateway: Served, path: str) -> None:
     answer = open_gateway.raw(open_gateway.head("GET", path))

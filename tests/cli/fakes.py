@@ -14,9 +14,13 @@ from typing import Any, Self
 
 from llmserve import __version__
 from llmserve.errors import InvalidModel, ModelNotFound
+from llmserve.planning.variant import VariantChoice
 from llmserve.store.catalog import Catalog
+from llmserve.store.defaults import ChatDefaults
 from llmserve.store.manifests import DamagedModel
-from llmserve.store.names import is_path
+from llmserve.store.names import HubReference, LogicalName, is_path, parse_name
+from llmserve.store.options import PullOptions
+from llmserve.store.origins import Wanted
 from llmserve.store.progress import PullProgress
 from llmserve.types import InstalledModel, LayerInfo, ModelInfo
 
@@ -189,6 +193,8 @@ class FakeStore:
     removed: list[str] = field(default_factory=list)
     adopted: list[Path] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
+    asked: list[PullOptions] = field(default_factory=list)
+    choice: VariantChoice | None = None
 
     def find(self, name: str) -> InstalledModel:
         if name in self.problems:
@@ -201,7 +207,19 @@ class FakeStore:
     def list(self) -> tuple[InstalledModel, ...]:
         return tuple(self.models.values())
 
-    def pull(self, name: str, progress: Callable[[PullProgress], None]) -> InstalledModel:
+    def defaults(self, name: str) -> ChatDefaults:
+        entry = self.catalog.find(name)
+        return entry.defaults if entry else ChatDefaults()
+
+    def wanted(self, name: str, options: PullOptions) -> Wanted:
+        self.asked.append(options)
+        reference = parse_name(name)
+        assert isinstance(reference, LogicalName)
+        return Wanted(reference, HubReference("o", "r"), choice=self.choice)
+
+    def pull(
+        self, name: str, progress: Callable[[PullProgress], None], options: PullOptions | None = None
+    ) -> InstalledModel:
         if name not in self.available:
             raise ModelNotFound(f"there is no model `{name}`", hint="`llmserve list` shows what there is")
         for completed in (0, 500, 1000):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmserve import errors
-from llmserve.store.catalog import Catalog, CatalogModel, ChatDefaults
+from llmserve.store.catalog import Catalog, CatalogModel
+from llmserve.store.defaults import ChatDefaults
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import DONE, DROP, FakeGateway, FakeStore, answer, delta, event, finish
 

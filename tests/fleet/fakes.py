@@ -27,6 +27,7 @@ from llmserve.types import (
     LayerInfo,
     MemoryInfo,
     ModelInfo,
+    ModelKind,
 )
 from tests.fake_worker import fake_command
 
@@ -60,12 +61,14 @@ class FakeStore:
         self._folder = folder
         self._models: dict[str, InstalledModel] = {}
         self._sizes: dict[str, int] = {}
+        self._kinds: dict[str, ModelKind] = {}
 
-    def add(self, name: str, *, size_bytes: int = 2**20, **script: Any) -> Path:
+    def add(self, name: str, *, size_bytes: int = 2**20, kind: ModelKind = "generate", **script: Any) -> Path:
         """Install a model, or change the script of one for its next load. Returns the path of its file."""
         path = self._folder / f"{name}.json"
         path.write_text(json.dumps(script))
         self._sizes[name] = size_bytes
+        self._kinds[name] = kind
         self._models[name] = InstalledModel(
             name, (f"{name}-alias",), "gguf", "Q4_0", str(path), size_bytes, "0" * 64, f"file:{path}", 0.0
         )
@@ -86,7 +89,7 @@ class FakeStore:
         return ModelInfo(
             format="gguf",
             architecture="llama",
-            kind="generate",
+            kind=self._kinds[self.find(name).name],
             name=name,
             parameters=size_bytes,
             quantization="Q4_0",
@@ -175,9 +178,9 @@ class World:
     def pid(self, name: str) -> int | None:
         return self.status(name).pid if name in self.loaded() else None
 
-    async def lease(self, name: str) -> Lease:
+    async def lease(self, name: str, kind: ModelKind | None = None) -> Lease:
         """A lease that `close` releases if the test does not."""
-        lease = await self.fleet.lease(name)
+        lease = await self.fleet.lease(name, kind)
         self._leases.append(lease)
         return lease
 

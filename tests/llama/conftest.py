@@ -49,6 +49,7 @@ class WorkerProcess:
 
     def __init__(self, folder: Path, model: Path, plan: EnginePlan) -> None:
         self.socket = folder / "worker.sock"
+        self.last_words = ""  # what it wrote to standard error, once it is closed
         argv = [sys.executable, "-P", "-m", "llmserve.llama"]
         argv += ["--socket", str(self.socket), "--name", NAME, "--model", str(model), "--plan", to_json(plan)]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -78,6 +79,7 @@ class WorkerProcess:
         if self.process.stdin is not None:
             self.process.stdin.close()
         status = self.process.wait(timeout=20)
+        self.last_words = self.stderr()
         if self.process.stderr is not None:
             self.process.stderr.close()
         return status

@@ -1,21 +1,34 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmserve.errors import InvalidModel, InvalidRequest
-from llmserve.llama.chat_template import CHATML, ChatTemplate
+from llmserve.llama.built_in_templates import CHATML
+from llmserve.llama.chat_template import ChatTemplate, TooLong
 
 MESSAGES = [{"role": "user", "content": "hi"}]
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def render(source: str, **variables: Any) -> str:
+    return ChatTemplate(source, TOKENS).render({"messages": MESSAGES, "add_generation_prompt": True, **variables})
 
 
 def test_chatml() -> None:
-    assert ChatTemplate(CHATML).render(MESSAGES) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert render(CHATML) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
         ("{{ {'a': '<é>'}|tojson }}", '{"a": "<é>"}'),
+        ("{{ {'b': '<é>', 'a': 1}|tojson(true, 1, [', ', ':'], true) }}", '{\n "a":1, \n "b":"<\\u00e9>"\n}'),
+        ("{{ {'b': [1]}|tojson(separators=(',', ':')) }}", '{"b":[1]}'),
+        ("{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}!", "hi!"),
+        ("{{ documents is none }}{{ enable_thinking is defined }}", "TrueFalse"),
+        ("{%- macro twice(x) -%}{{ x }}{{ x }}{%- endmacro -%}{{ twice('a') }}", "aa"),
         ("{% for m in messages %}\n{% if true %}x{% break %}{% endif %}\n{% endfor %}", "x"),
         ("{{ bos_token }}{{ eos_token }}", "<s></s>"),
         ("{{ tools is none }}{{ add_generation_prompt }}", "TrueTrue"),
@@ -24,7 +37,7 @@ def test_chatml() -> None:
     ],
 )
 def test_what_templates_of_the_hub_rely_on(source: str, expected: str) -> None:
-    assert ChatTemplate(source, bos="<s>", eos="</s>").render(MESSAGES) == expected
+    assert render(source) == expected
 
 
 @pytest.mark.parametrize("source", ["{% if %}", "{{", "{% include 'x' %}{{", "x" * 300_000], ids=lambda text: text[:12])
@@ -50,7 +63,7 @@ def test_a_template_that_is_none_is_refused(source: str) -> None:
 )
 def test_what_a_template_may_not_do_costs_the_request_a_400(source: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        ChatTemplate(source).render(MESSAGES)
+        render(source)
     assert caught.value.code == "template_error"
     assert len(caught.value.message) <= 300
 
@@ -58,5 +71,12 @@ def test_what_a_template_may_not_do_costs_the_request_a_400(source: str) -> None
 def test_messages_cannot_be_changed_by_a_template() -> None:
     messages = [{"role": "user", "content": "hi"}]
     with pytest.raises(InvalidRequest):
-        ChatTemplate("{{ messages[0].update({'content': 'x'}) }}").render(messages)
+        render("{{ messages[0].update({'content': 'x'}) }}", messages=messages)
     assert messages == [{"role": "user", "content": "hi"}]
+
+
+def test_output_is_bounded() -> None:
+    template = ChatTemplate("{{ messages[0].content }}{% for a in range(9999) %}aaaaaaaaaa{% endfor %}")
+    assert len(template.render({"messages": MESSAGES}, 99_992)) == 99_992
+    with pytest.raises(TooLong):
+        template.render({"messages": MESSAGES}, 99_991)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from llmserve.llama.sampler import Sampler, SamplingParameters
+from llmserve.llama.sampling_parameters import DryParameters, MirostatParameters, XtcParameters
 
 
 def row(*logits: float) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -49,12 +50,33 @@ def test_draws_follow_the_distribution(temperature: float, size: int) -> None:
         ({"top_k": 3, "top_p": 0.99}, {3, 2, 1}),
         ({"top_k": 1, "temperature": 2.0}, {3}),
         ({"min_p": 0.2, "top_p": 0.5}, {3}),
+        ({"typical_p": 0.2}, {3}),
+        ({"typical_p": 0.8}, {3, 2}),
+        ({"xtc": XtcParameters(1.0, 0.2)}, {2, 1, 0}),
+        ({"xtc": XtcParameters(0.0, 0.2)}, {0, 1, 2, 3}),
+        ({"xtc": XtcParameters(1.0, 0.09), "top_k": 3}, {1}),
+        ({"mirostat": MirostatParameters(tau=0.5, eta=0.0), "top_k": 1}, {3}),
+        ({"mirostat": MirostatParameters(tau=1.1, eta=0.0), "top_k": 1}, {3, 2}),
         ({}, {0, 1, 2, 3}),
     ],
 )
 def test_filters_leave_the_likeliest(parameters: dict[str, float], expected: set[int]) -> None:
     logits = row(*np.log([0.03, 0.1, 0.23, 0.64]))
     assert set(draws(sampler(**parameters), logits)) == expected
+
+
+def test_temperature_comes_before_the_filters() -> None:
+    logits = row(*np.log([0.6, 0.4]))
+    # At temperature 0.5 the larger has 0.69 of the probability, and is alone enough for top-p.
+    assert set(draws(sampler(top_p=0.65), logits, 300)) == {0, 1}
+    assert set(draws(sampler(top_p=0.65, temperature=0.5), logits, 300)) == {0}
+
+
+def test_xtc_strikes_as_often_as_asked() -> None:
+    logits = row(*np.log([0.5, 0.5 - 1e-3, 1e-3]))
+    struck = draws(sampler(xtc=XtcParameters(0.25, 0.4)), logits, 6000)
+    # Without a strike half of the draws are token 0, with one none is.
+    assert abs(struck[0] / 6000 - 0.375) < 0.035
 
 
 @pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
@@ -100,6 +122,37 @@ def test_repetition_penalty_counts_the_prompt_and_pushes_by_sign() -> None:
     logits = row(4, -4, 4)
     of.adjust(logits)
     assert logits.tolist() == [2, -8, 4]
+
+
+def test_a_stage_that_strikes_at_random_leaves_the_draws_alone() -> None:
+    logits = row(*np.log([0.4, 0.3, 0.2, 0.1]))
+    never, plain = sampler(xtc=XtcParameters(0.0)), sampler()
+    assert [never.draw(logits) for _ in range(50)] == [plain.draw(logits) for _ in range(50)]
+
+
+def test_stages_on_logits_follow_each_other() -> None:
+    of = sampler(
+        prompt=[1, 2, 3, 1, 2],
+        logit_bias={3: 4.0},
+        repetition_penalty=2.0,
+        dry=DryParameters(1.5, allowed_length=2),
+        banned=(0,),
+    )
+    logits = row(5, 5, 5, 0, 5)
+    of.adjust(logits)
+    # Token 3: 0 + 4, halved because it occurred, less 1.5 because it would continue "1 2".
+    assert logits.tolist() == [float("-inf"), 2.5, 2.5, 0.5, 5]
+    assert of.adjusts
+
+
+def test_dry_breaks_at_the_texts_of_tokens() -> None:
+    prompt = [1, 2, 3, 1, 2]
+    parameters = SamplingParameters(dry=DryParameters(1.0, breakers=("x",)))
+    logits = row(0, 0, 0, 0)
+    Sampler(parameters, prompt, piece=lambda token: b"x" if token == 1 else b"y").adjust(logits)
+    assert logits.tolist() == [0, 0, 0, 0]
+    Sampler(parameters, prompt).adjust(logits)
+    assert logits.tolist() == [0, 0, 0, -1]
 
 
 def test_nothing_asked_means_nothing_to_adjust() -> None:

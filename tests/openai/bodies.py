@@ -42,3 +42,8 @@ def completion_refusal(**fields: Any) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         completion(**fields)
     return caught.value
+
+
+def tool(name: str = "f", **function: Any) -> dict[str, Any]:
+    """A tool as a request states it, with `function`'s fields in place."""
+    return {"type": "function", "function": {"name": name, **function}}

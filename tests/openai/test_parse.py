@@ -13,6 +13,7 @@ from llmserve.errors import InvalidRequest, UnsupportedParameter
 from llmserve.openai.fields import CHAT_POLICY, COMPLETION_POLICY, Policy, Refused, WithoutEffect
 from llmserve.openai.json import dump_json
 from llmserve.openai.parse import parse_chat, parse_completion
+from llmserve.openai.requests import ChatRequest
 
 from .bodies import HELLO, chat, chat_body, chat_refusal, completion, completion_body, completion_refusal
 
@@ -132,12 +133,9 @@ def test_refused_completion_fields(name: str) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": []},
         {"functions": []},
-        {"tool_choice": "none"},
         {"function_call": "none"},
-        {"logprobs": False},
-        {"top_logprobs": 0},
+        {"grammar": ""},
         {"modalities": ["text"]},
         {"verbosity": "medium"},
         *({name: None} for name in CHAT_POLICY),
@@ -153,9 +151,10 @@ def test_chat_fields_that_change_nothing(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"echo": False},
-        {"suffix": ""},
         {"best_of": 1},
+        {"chat_template_kwargs": {}},
+        {"add_generation_prompt": True},
+        {"continue_final_message": False},
         {"user": "me"},
         *({name: None} for name in COMPLETION_POLICY),
     ],
@@ -177,12 +176,20 @@ def test_best_of_must_equal_n(n: int | None, best_of: object, accepted: bool) ->
         assert completion_refusal(n=n, best_of=best_of).param == "best_of"
 
 
-@pytest.mark.parametrize("field", ["top_logprobs", "logprobs", "best_of"])
 @pytest.mark.parametrize("value", [-(2**63), -1, 10**6, 10**9, 2**63, 2**64, 1.5, "1", True])
-def test_extremes_of_refused_fields(field: str, value: object) -> None:
-    refusal = completion_refusal(best_of=value) if field == "best_of" else chat_refusal(**{field: value})
+def test_extremes_of_counts(value: object) -> None:
+    refusal = completion_refusal(best_of=value)
     assert isinstance(refusal, UnsupportedParameter)
-    assert refusal.param == field
+    assert refusal.param == "best_of"
+    assert completion_refusal(logprobs=value).param == "logprobs"
+    assert chat_refusal(logprobs=True, top_logprobs=value).param == "top_logprobs"
+
+
+def test_a_replaced_field_is_refused_with_the_name_of_the_new_one() -> None:
+    for name, new in (("functions", "`tools`"), ("function_call", "`tool_choice`"), ("guided_json", "`json`")):
+        refusal = chat_refusal(**{name: {"name": "f"}})
+        assert isinstance(refusal, UnsupportedParameter)
+        assert new in refusal.message
 
 
 # --- the canonical form --------------------------------------------------------------------------------------------
@@ -249,17 +256,19 @@ MESSAGES = st.one_of(
     ),
     st.fixed_dictionaries(
         {"role": st.just("assistant"), "tool_calls": st.lists(CALLS, min_size=1, max_size=2)},
-        optional={"content": CONTENTS | st.none()},
+        optional={"content": CONTENTS | st.none(), "reasoning_content": TEXTS},
     ),
     st.fixed_dictionaries({"role": st.just("tool"), "content": CONTENTS, "tool_call_id": NAMES}),
 )
+# Names of one letter are no keywords, so any value is a well-formed schema.
+SCHEMAS = st.dictionaries(st.text("abcé", max_size=1), JSON_VALUES, max_size=3)
 FORMATS = st.one_of(
     st.fixed_dictionaries({"type": st.sampled_from(["text", "json_object"])}),
     st.fixed_dictionaries(
         {
             "type": st.just("json_schema"),
             "json_schema": st.fixed_dictionaries(
-                {"name": NAMES, "schema": st.dictionaries(TEXTS, JSON_VALUES, max_size=3)},
+                {"name": NAMES, "schema": SCHEMAS},
                 optional={"strict": st.booleans() | st.none(), "description": TEXTS},
             ),
         }
@@ -279,16 +288,64 @@ SAMPLING = {
     "repetition_penalty": numbers(0, 10, exclude_min=True),
     "logit_bias": st.dictionaries(st.integers(0, 2**31 - 1).map(str), numbers(-100, 100), max_size=5),
     "ignore_eos": st.booleans(),
-    "response_format": FORMATS,
     "user": TEXTS,
+    "typical_p": numbers(0, 1, exclude_min=True),
+    "xtc_probability": numbers(0, 1),
+    "xtc_threshold": numbers(0, 1),
+    "dry_multiplier": numbers(0, 100),
+    "dry_base": numbers(1, 10),
+    "dry_allowed_length": st.integers(0, 100),
+    "dry_penalty_last_n": st.integers(-1, 100),
+    "dry_sequence_breakers": st.lists(TEXTS.filter(bool), min_size=1, max_size=3),
+    "mirostat": st.sampled_from([0, 2]),
+    "mirostat_tau": numbers(0, 100),
+    "mirostat_eta": numbers(0, 1),
+    "repeat_last_n": st.integers(-1, 100),
 }
+STRUCTURES = st.one_of(
+    st.fixed_dictionaries({"json": SCHEMAS | SCHEMAS.map(lambda schema: dump_json(schema).decode())}),
+    st.fixed_dictionaries({"regex": TEXTS.filter(bool)}),
+    st.fixed_dictionaries({"choice": st.lists(TEXTS.filter(bool), min_size=1, max_size=3)}),
+    st.fixed_dictionaries({"grammar": TEXTS.filter(bool)}),
+)
+FORMED = st.one_of(
+    st.fixed_dictionaries({}),
+    st.fixed_dictionaries({"response_format": FORMATS}),
+    st.fixed_dictionaries({"structured_outputs": STRUCTURES}),
+)
 STREAMED = st.fixed_dictionaries(
     {"stream": st.just(True)},
     optional={"stream_options": st.fixed_dictionaries({}, optional={"include_usage": st.booleans()})},
 )
 HEADS = STREAMED | st.fixed_dictionaries({}, optional={"stream": st.just(False)})
+TOOLS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.just("function"),
+            "function": st.fixed_dictionaries(
+                {"name": st.text("aZ0_.-", min_size=1, max_size=64)},
+                optional={"description": TEXTS, "parameters": SCHEMAS, "strict": st.booleans() | st.none()},
+            ),
+        }
+    ),
+    max_size=3,
+    unique_by=lambda tool: tool["function"]["name"],
+)
 CHATS = st.fixed_dictionaries(
-    {"model": NAMES, "messages": st.lists(MESSAGES, min_size=1, max_size=4)}, optional=SAMPLING
+    {"model": NAMES, "messages": st.lists(MESSAGES, min_size=1, max_size=4)},
+    optional={
+        **SAMPLING,
+        "tools": TOOLS,
+        "tool_choice": st.sampled_from(["none", "auto", None]),
+        "parallel_tool_calls": st.booleans(),
+        "logprobs": st.booleans(),
+        "reasoning_effort": st.sampled_from(["none", "low", "xhigh"]),
+        "thinking_token_budget": st.integers(0, 2**31 - 1),
+        "chat_template_kwargs": st.dictionaries(
+            st.text("abc", min_size=1, max_size=3), st.none() | st.booleans() | st.integers(-9, 9) | TEXTS, max_size=3
+        ),
+        "documents": st.lists(st.fixed_dictionaries({"text": TEXTS}, optional={"title": TEXTS}), max_size=2),
+    },
 )
 TOKENS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5)
 PROMPTS = st.one_of(
@@ -297,12 +354,15 @@ PROMPTS = st.one_of(
     TOKENS,
     st.lists(TOKENS, min_size=1, max_size=4),
 )
-COMPLETIONS = st.fixed_dictionaries({"model": NAMES, "prompt": PROMPTS}, optional=SAMPLING)
+COMPLETIONS = st.fixed_dictionaries(
+    {"model": NAMES, "prompt": PROMPTS},
+    optional={**SAMPLING, "logprobs": st.integers(0, 20), "echo": st.booleans(), "suffix": st.just("")},
+)
 
 
-@given(CHATS, HEADS)
-def test_canonical_chat_is_the_same_request(body: dict[str, Any], head: dict[str, Any]) -> None:
-    request = parse_chat(dump_json({**body, **head})).request
+@given(CHATS, HEADS, FORMED)
+def test_canonical_chat_is_the_same_request(body: dict[str, Any], head: dict[str, Any], form: dict[str, Any]) -> None:
+    request = parse_chat(dump_json({**body, **head, **form})).request
     canonical = request.canonical()
     again = parse_chat(canonical, strict=True)
     assert again.request == request
@@ -310,17 +370,17 @@ def test_canonical_chat_is_the_same_request(body: dict[str, Any], head: dict[str
     assert again.request.canonical() == canonical
 
 
-@given(COMPLETIONS, HEADS)
-def test_canonical_completion_is_the_same_request(body: dict[str, Any], head: dict[str, Any]) -> None:
-    request = parse_completion(dump_json({**body, **head})).request
+@given(COMPLETIONS, HEADS, FORMED)
+def test_canonical_completion_is_the_same_request(
+    body: dict[str, Any], head: dict[str, Any], form: dict[str, Any]
+) -> None:
+    request = parse_completion(dump_json({**body, **head, **form})).request
     canonical = request.canonical()
     assert parse_completion(canonical, strict=True).request == request
     assert parse_completion(canonical).request.canonical() == canonical
 
 
-FIELDS = st.sampled_from(
-    [*SAMPLING, "stream", "stream_options", "messages", "tools", "logprobs", "prompt", "max_completion_tokens"]
-)
+FIELDS = st.sampled_from(sorted({*ChatRequest.known, *CHAT_POLICY, "prompt", "unheard_of"} - {"model"}))
 
 
 @given(st.dictionaries(FIELDS, JSON_VALUES, max_size=4))

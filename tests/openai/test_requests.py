@@ -12,7 +12,7 @@ from llmserve.openai.messages import Message
 from llmserve.openai.parse import parse_chat, parse_completion
 from llmserve.openai.requests import ChatRequest
 
-from .bodies import HELLO, chat, chat_body, chat_refusal, completion, completion_body, completion_refusal
+from .bodies import HELLO, chat, chat_body, chat_refusal, completion, completion_body, completion_refusal, tool
 
 INTEGERS = {
     "max_tokens": (1, 2**31 - 1),
@@ -20,6 +20,10 @@ INTEGERS = {
     "n": (1, 8),
     "seed": (-(2**63), 2**63 - 1),
     "top_k": (0, 1_000_000),
+    "repeat_last_n": (-1, 2**31 - 1),
+    "dry_allowed_length": (0, 2**31 - 1),
+    "dry_penalty_last_n": (-1, 2**31 - 1),
+    "thinking_token_budget": (0, 2**31 - 1),
 }
 EXTREME_INTEGERS = (-(2**64), -(2**63), -(2**63) - 1, -1, 0, 10**6, 10**9, 2**31, 2**63 - 1, 2**63, 2**64, 10**31)
 NUMBERS = {
@@ -29,8 +33,15 @@ NUMBERS = {
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
     "repetition_penalty": (0.001, 10),
+    "typical_p": (0.001, 1),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 1),
+    "dry_multiplier": (0, 100),
+    "dry_base": (1, 10),
+    "mirostat_tau": (0, 100),
+    "mirostat_eta": (0, 1),
 }
-FLAGS = ("stream", "ignore_eos")
+FLAGS = ("stream", "ignore_eos", "parallel_tool_calls", "logprobs")
 BAD_BIASES: tuple[Any, ...] = (101, -101, 1e300, -1e300, 10**31, True, "1", None, [], {}, 1e-310)
 WRONG_TYPES: tuple[Any, ...] = ("1", "", [], [1], {}, {"a": 1})
 
@@ -137,6 +148,84 @@ def test_token_limit_has_two_names(limits: dict[str, Any], expected: int | None)
 @pytest.mark.parametrize("other", [6, 5.0, True, "5"])
 def test_token_limits_that_disagree(other: object) -> None:
     assert chat_refusal(max_tokens=5, max_completion_tokens=other).param == "max_completion_tokens"
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"), [({"max_tokens": 0}, 0), ({"max_completion_tokens": 0}, 0), ({"max_tokens": 1}, 1)]
+)
+def test_an_echo_alone_needs_no_new_tokens(limits: dict[str, int], expected: int) -> None:
+    request = completion(echo=True, logprobs=1, **limits)
+    assert request.max_tokens == expected
+    assert parse_completion(request.canonical(max_tokens=100), strict=True).request == request
+
+
+@pytest.mark.parametrize("fields", [{}, {"echo": False}, {"logprobs": 1}])
+def test_no_new_tokens_without_an_echo(fields: dict[str, Any]) -> None:
+    assert completion_refusal(max_tokens=0, **fields).param == "max_tokens"
+
+
+# --- what only completions have ------------------------------------------------------------------------------------
+
+
+def test_suffix_and_echo() -> None:
+    assert completion(suffix=" end").suffix == " end"
+    assert completion(suffix="", echo=True).suffix == ""
+    assert completion_refusal(suffix="x", echo=True).param == "suffix"
+    assert completion_refusal(suffix=5).param == "suffix"
+    assert completion_refusal(echo="yes").param == "echo"
+
+
+@pytest.mark.parametrize("value", [21, -1, True, False, 1.0, "1"])
+def test_logprobs_of_a_completion_refused(value: object) -> None:
+    assert completion_refusal(logprobs=value).param == "logprobs"
+
+
+# --- what goes together --------------------------------------------------------------------------------------------
+
+
+def test_alternatives_need_probabilities() -> None:
+    assert chat(top_logprobs=0).top_logprobs == 0
+    assert chat_refusal(top_logprobs=1).param == "top_logprobs"
+    assert chat_refusal(logprobs=False, top_logprobs=1).param == "top_logprobs"
+    assert chat_refusal(logprobs=True, top_logprobs=21).param == "top_logprobs"
+
+
+def test_repetition_penalty_has_two_names() -> None:
+    assert chat(repeat_penalty=1.5).repetition_penalty == 1.5
+    assert chat(repeat_penalty=1.5, repetition_penalty=1.5) == chat(repetition_penalty=1.5)
+    assert chat_refusal(repetition_penalty=1.5, repeat_penalty=1.25).param == "repeat_penalty"
+    assert chat_refusal(repeat_penalty=11).param == "repeat_penalty"
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_mirostat(version: int) -> None:
+    assert chat(mirostat=version).mirostat == version
+
+
+@pytest.mark.parametrize("version", [1, 3, -1, True, False, 2.0, "2"])
+def test_mirostat_refused(version: object) -> None:
+    assert chat_refusal(mirostat=version).param == "mirostat"
+
+
+def test_dry_sequence_breakers() -> None:
+    assert chat(dry_sequence_breakers=["\n", "x" * 40]).dry_sequence_breakers == ("\n", "x" * 40)
+    assert chat().dry_sequence_breakers == ()
+
+
+@pytest.mark.parametrize(
+    ("breakers", "param"),
+    [
+        ([], "dry_sequence_breakers"),
+        ("\n", "dry_sequence_breakers"),
+        (["a"] * 33, "dry_sequence_breakers"),
+        ([""], "dry_sequence_breakers[0]"),
+        (["x" * 41], "dry_sequence_breakers[0]"),
+        (["a", 1], "dry_sequence_breakers[1]"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_dry_sequence_breakers_refused(breakers: object, param: str) -> None:
+    assert chat_refusal(dry_sequence_breakers=breakers).param == param
 
 
 # --- stop, logit_bias ----------------------------------------------------------------------------------------------
@@ -295,6 +384,7 @@ def test_messages_of_every_role() -> None:
         {"role": "tool", "content": "42", "tool_call_id": "call_1"},
         {"role": "assistant", "content": "yes", "refusal": None, "tool_calls": None, "function_call": None},
         {"role": "assistant", "content": "yes", "tool_calls": []},
+        {"role": "assistant", "content": "", "reasoning_content": "well"},
     ]
     read = chat(messages=messages).messages
     assert [message.role for message in read] == [
@@ -305,12 +395,25 @@ def test_messages_of_every_role() -> None:
         "tool",
         "assistant",
         "assistant",
+        "assistant",
     ]
-    assert [message.content for message in read] == ["be brief", "be kind", "", None, "42", "yes", "yes"]
+    assert [message.content for message in read] == ["be brief", "be kind", "", None, "42", "yes", "yes", ""]
+    assert [message.reasoning_content for message in read] == [None] * 7 + ["well"]
     assert [(call.id, call.type, call.function.name) for call in read[3].tool_calls] == [
         ("call_1", "function", "f")
     ] * 2
     assert read[4].tool_call_id == "call_1"
+
+
+def test_past_reasoning_has_two_names() -> None:
+    def read(**fields: str) -> str | None:
+        request = chat(messages=[HELLO, {"role": "assistant", "content": "x", **fields}])
+        assert parse_chat(request.canonical(), strict=True).request == request
+        return request.messages[1].reasoning_content
+
+    assert read(reasoning="well") == read(reasoning_content="well") == "well"
+    assert read(reasoning="well", reasoning_content="well") == "well"
+    assert read() is None
 
 
 def test_text_parts_are_joined_with_line_feeds() -> None:
@@ -350,6 +453,12 @@ def test_text_parts_are_joined_with_line_feeds() -> None:
         ([{"role": "user", "content": "x", "name": 5}], "messages[0].name"),
         ([{"role": "user", "content": "x", "tool_calls": [CALL]}], "messages[0].tool_calls"),
         ([{"role": "user", "content": "x", "tool_call_id": "a"}], "messages[0].tool_call_id"),
+        ([{"role": "user", "content": "x", "reasoning": "r"}], "messages[0].reasoning_content"),
+        ([{"role": "assistant", "content": "x", "reasoning_content": {}}], "messages[0].reasoning_content"),
+        (
+            [{"role": "assistant", "content": "x", "reasoning_content": "a", "reasoning": "b"}],
+            "messages[0].reasoning",
+        ),
         ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id"),
         ([{"role": "tool", "tool_call_id": "a"}], "messages[0].content"),
         ([{"role": "assistant", "tool_calls": [CALL] * 129}], "messages[0].tool_calls"),
@@ -438,6 +547,11 @@ STRINGS_OF_A_CHAT: list[dict[str, Any]] = [
     {"messages": [{"role": "tool", "content": "x", "tool_call_id": "@"}]},
     {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "@"}}]}]},
     {"response_format": json_schema({"@": {}})},
+    {"tools": [tool("f", description="@")]},
+    {"tools": [tool("f", parameters={"@": 1})]},
+    {"structured_outputs": {"grammar": "@"}},
+    {"chat_template_kwargs": {"a": "@"}},
+    {"documents": [{"text": "@"}]},
 ]
 
 
@@ -471,6 +585,12 @@ LONG = "lengthy" * 60_000
         {"stop": [LONG]},
         {"logit_bias": {LONG: 1}},
         {"tools": [LONG]},
+        {"tools": [tool(LONG)]},
+        {"tools": [tool("f", parameters={"properties": {"a": {"type": LONG[:4000]}}})]},
+        {"tool_choice": LONG},
+        {"reasoning_effort": LONG},
+        {"chat_template_kwargs": {LONG: 1}},
+        {"structured_outputs": {"json": LONG}},
         {"response_format": {"type": LONG}},
         {"messages": [{"role": LONG, "content": "x"}]},
         {"messages": [{"role": "user", "content": [{"type": LONG}]}]},
@@ -483,6 +603,16 @@ def test_messages_never_repeat_the_input(fields: dict[str, Any]) -> None:
     refusal = chat_refusal(**fields)
     assert len(refusal.message) <= 200
     assert "lengthy" not in refusal.message
+
+
+def test_a_long_path_does_not_crowd_out_what_is_wrong() -> None:
+    schema: dict[str, Any] = {"pattern": 1}
+    for _ in range(10):
+        schema = {"properties": {"p" * 64: schema}}
+    refusal = chat_refusal(tools=[tool("f", parameters=schema)])
+    assert refusal.message.startswith("`tools[0].function.parameters.properties.p")
+    assert refusal.message.endswith(".pattern` must be a string")
+    assert (refusal.param or "").count("properties") == 10
 
 
 # --- the models themselves -----------------------------------------------------------------------------------------

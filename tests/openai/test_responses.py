@@ -12,7 +12,15 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llmserve.openai.json import dump_json
-from llmserve.openai.responses import ChatChunks, Choice, CompletionChunks, Usage, chat_completion, text_completion
+from llmserve.openai.responses import (
+    ChatChunks,
+    Choice,
+    CompletionChunks,
+    ToolInvocation,
+    Usage,
+    chat_completion,
+    text_completion,
+)
 from llmserve.openai.sse import EventParser
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4)
@@ -48,7 +56,9 @@ def test_usage() -> None:
         "completion_tokens": 5,
         "total_tokens": 15,
         "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
+    assert Usage(1, 9, 0, reasoning_tokens=7).as_dict()["completion_tokens_details"] == {"reasoning_tokens": 7}
 
 
 def test_whole_chat_answer() -> None:
@@ -66,6 +76,28 @@ def test_whole_chat_answer() -> None:
     assert read.usage.total_tokens == 15
     assert read.usage.prompt_tokens_details is not None
     assert read.usage.prompt_tokens_details.cached_tokens == 4
+
+
+CALLS = (ToolInvocation("call_1", "f", '{"a":1}'), ToolInvocation("call_2", "g", "{}"))
+
+
+def test_whole_answer_with_calls_and_thoughts() -> None:
+    choices = [
+        Choice("", "tool_calls", tool_calls=CALLS),
+        Choice("see", "tool_calls", reasoning="well", tool_calls=CALLS),
+        Choice("", "length", reasoning="wel"),
+    ]
+    answer = chat_completion("a", "m", 1, choices, USAGE)
+    read = ChatCompletion.model_validate_json(dump_json(answer), strict=True)
+    only_calls, both, thoughts = (choice.message for choice in read.choices)
+    assert [message.content for message in (only_calls, both, thoughts)] == [None, "see", ""]
+    assert [entry["message"].get("reasoning_content") for entry in answer["choices"]] == [None, "well", "wel"]
+    assert "reasoning_content" not in answer["choices"][0]["message"]
+    assert "tool_calls" not in answer["choices"][2]["message"]
+    for message in (only_calls, both):
+        assert message.tool_calls is not None
+        assert [call.to_dict() for call in message.tool_calls] == [call.as_dict() for call in CALLS]
+    assert read.choices[0].finish_reason == "tool_calls"
 
 
 def test_whole_text_answer() -> None:
@@ -114,6 +146,32 @@ def test_text_stream(include_usage: bool) -> None:
     assert all(("usage" in body) is include_usage and body.get("usage") is None for body in bodies)
 
 
+def test_streamed_thoughts_and_calls() -> None:
+    chunks = ChatChunks("a", "m", 1, True)
+    bodies = payloads(
+        chunks.reasoning(1, "we"),
+        chunks.tool_call(1, 0, "call_1", "f"),
+        chunks.tool_arguments(1, 0, '{"a"'),
+        chunks.tool_call(1, 1, "call_2", "g"),
+        chunks.tool_arguments(1, 1, "{}"),
+        chunks.finish(1, "tool_calls"),
+    )
+    read = [ChatCompletionChunk.model_validate_json(json.dumps(body), strict=True) for body in bodies]
+    assert {(chunk.choices[0].index, chunk.choices[0].delta.content) for chunk in read} == {(1, None)}
+    assert bodies[0]["choices"][0]["delta"] == {"reasoning_content": "we"}
+    deltas = [chunk.choices[0].delta.tool_calls for chunk in read]
+    assert [[call.to_dict() for call in calls] if calls else None for calls in deltas] == [
+        None,
+        [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}],
+        [{"index": 0, "function": {"arguments": '{"a"'}}],
+        [{"index": 1, "id": "call_2", "type": "function", "function": {"name": "g", "arguments": ""}}],
+        [{"index": 1, "function": {"arguments": "{}"}}],
+        None,
+    ]
+    assert [chunk.choices[0].finish_reason for chunk in read] == [None] * 5 + ["tool_calls"]
+    assert all(body["usage"] is None for body in bodies)
+
+
 @pytest.mark.parametrize("kind", [ChatChunks, CompletionChunks])
 def test_usage_event(kind: type[ChatChunks] | type[CompletionChunks]) -> None:
     (body,) = payloads(kind("a", "m", 1, True).usage(USAGE))
@@ -148,6 +206,13 @@ def test_hostile_text_stays_inside_its_event(text: str) -> None:
         choice = body["choices"][0]
         assert choice.get("text", choice.get("delta", {}).get("content")) == text
         assert (body["id"], body["model"]) == (text, text)
+    chunks = ChatChunks("a", "m", 1, False)
+    thought, call, arguments = payloads(
+        chunks.reasoning(0, text), chunks.tool_call(0, 0, text, text), chunks.tool_arguments(0, 0, text)
+    )
+    assert thought["choices"][0]["delta"]["reasoning_content"] == text
+    assert call["choices"][0]["delta"]["tool_calls"][0]["function"]["name"] == text
+    assert arguments["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"] == text
 
 
 @given(st.text())

@@ -129,3 +129,6 @@ def test_an_embedding_model_takes_whole_sequences_in_one_graph() -> None:
     decided = plan(machine("laptop_no_gpu"), models.NOMIC_EMBED, Settings())
     assert decided.context == decided.batch == decided.micro_batch == decided.kv_cells == 2048
     assert "pool" not in decided.reason
+    assert decided.kind == "embed"
+    # The engine sets a row of logits aside for each token of a graph, though none is computed.
+    assert decided.memory[0].compute >= 4 * 2048 * models.NOMIC_EMBED.vocabulary

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from llmserve.errors import SettingsError
-from llmserve.store.catalog import ChatDefaults, load_catalog
+from llmserve.store.catalog import load_catalog
+from llmserve.store.defaults import ChatDefaults
 from llmserve.store.names import HubReference, PypiReference
 
 VARIANT = """

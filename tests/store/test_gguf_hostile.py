@@ -457,7 +457,7 @@ class TestParts:
     @pytest.mark.parametrize(
         ("number_", "count", "said"),
         [
-            (0, 3, "part 1 of a model that is split into 3 files"),
+            (0, 3, "first of 3 parts, but is not called"),
             (3, 3, "contradict"),
             (2**16 - 1, 0, "contradict"),
             ("../x", 2, "contradict"),

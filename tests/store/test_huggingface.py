@@ -19,7 +19,7 @@ from llmserve.errors import (
 from llmserve.store.catalog import Catalog, CatalogModel, Variant
 from llmserve.store.names import HubReference
 from llmserve.store.progress import PullProgress
-from llmserve.store.sources.huggingface import choose_file, is_allowed_file
+from llmserve.store.sources.hub_choice import choose_files, is_allowed_file
 from llmserve.store.store import Store
 from tests.fake_hub import Answer, FakeHub
 from tests.store.conftest import visible_files
@@ -75,11 +75,29 @@ def test_a_file_in_the_cache_is_verified_instead_of_downloaded(store: Store, mod
     assert len(store.list()) == 2
 
 
-def test_removing_leaves_the_cache_alone(store: Store, model_hub: FakeHub) -> None:
-    pulled = store.pull(NAME)
-    assert store.remove(NAME) == 0
-    assert Path(pulled.path).is_file()
+def test_removing_takes_from_the_cache_what_the_pull_brought(
+    store: Store, model_hub: FakeHub, tiny_bytes: bytes, tmp_path: Path
+) -> None:
+    store.pull(NAME)
+    assert store.remove(NAME) == len(tiny_bytes)
+    assert cached_files(model_hub, tmp_path) == []
     assert store.list() == ()
+
+
+def test_removing_leaves_what_was_in_the_cache_before(store: Store, model_hub: FakeHub) -> None:
+    from huggingface_hub import hf_hub_download
+
+    path = hf_hub_download("owner/model-GGUF", "tiny.gguf")
+    assert store.pull(NAME).path == path
+    assert store.remove(NAME) == 0
+    assert Path(path).is_file()
+
+
+def test_removing_leaves_what_another_model_uses(store: Store, model_hub: FakeHub) -> None:
+    store.pull(NAME)
+    other = store.pull(f"{NAME}:tiny.gguf")
+    assert store.remove(NAME) == 0
+    assert store.find(other.name) == other
 
 
 def test_a_file_removed_from_the_cache_is_not_served(store: Store, model_hub: FakeHub) -> None:
@@ -123,9 +141,10 @@ def test_several_files_are_offered_and_none_is_preferred(store: Store, hub: Fake
     hub.commit("owner/model-GGUF", dict.fromkeys(names, tiny_bytes))
     with pytest.raises(InvalidRequest) as refused:
         store.pull(NAME)
-    assert refused.value.hint == f"choose: `llmserve pull {NAME}:a-Q4_0.gguf`, `llmserve pull {NAME}:b-Q8_0.gguf`"
+    assert refused.value.hint == f"choose: `llmserve pull {NAME}:Q4_0`, `llmserve pull {NAME}:Q8_0`"
     assert hub.downloads() == []
     assert store.pull(f"{NAME}:a-Q4_0.gguf").name == f"{NAME}:a-Q4_0.gguf"
+    assert store.pull(f"{NAME}:q8_0").source.endswith(":b-Q8_0.gguf")
 
 
 def test_a_file_must_match_the_catalogs_digest(private_home: Path, model_hub: FakeHub) -> None:
@@ -150,11 +169,8 @@ def test_wrong_bytes_are_not_published_and_not_left_in_the_cache(
 
 @pytest.mark.parametrize("ignore_range", [False, True])
 def test_a_broken_connection_is_resumed_or_restarted(
-    store: Store, model_hub: FakeHub, tiny_bytes: bytes, ignore_range: bool, monkeypatch: pytest.MonkeyPatch
+    store: Store, model_hub: FakeHub, tiny_bytes: bytes, ignore_range: bool
 ) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16 * 1024)
     model_hub.break_after = len(tiny_bytes) // 2
     model_hub.ignore_range = ignore_range
     assert Path(store.pull(NAME).path).read_bytes() == tiny_bytes
@@ -279,7 +295,7 @@ def test_metadata_that_cannot_be_verified_against_is_refused(
 @pytest.mark.parametrize("name", ["../x.gguf", "/etc/x.gguf", "a/../b.gguf", "a\\b.gguf", ".gguf", "x\n.gguf"])
 def test_a_repository_cannot_name_a_path_outside(store: Store, model_hub: FakeHub, name: str) -> None:
     model_hub.siblings = [{"rfilename": name, "lfs": {"size": 10, "sha256": "0" * 64, "pointerSize": 1}}]
-    with pytest.raises(ModelNotFound, match=r"no \.gguf file"):
+    with pytest.raises(ModelNotFound, match=r"no \.gguf file or safetensors"):
         store.pull(NAME)
     assert model_hub.downloads() == []
 
@@ -334,7 +350,11 @@ def test_only_weights_and_their_descriptions_are_allowed(name: str, allowed: boo
         ("model.safetensors", ("model.safetensors",), InvalidRequest),
         ("config.json", ("config.json",), InvalidRequest),
         ("other.gguf", ("model.gguf",), ModelNotFound),
-        ("m-00001-of-00002.gguf", ("m-00001-of-00002.gguf",), InvalidRequest),
+        ("m-00001-of-00002.gguf", ("m-00001-of-00002.gguf",), ModelNotFound),
+        ("Q4_0", ("m-Q8_0.gguf",), ModelNotFound),
+        ("Q8_0", ("a-Q8_0.gguf", "b-Q8_0.gguf"), InvalidRequest),
+        ("safetensors", ("model.safetensors",), ModelNotFound),
+        ("Q8_0", ("mmproj-Q8_0.gguf",), ModelNotFound),
         (None, ("m-00001-of-00002.gguf",), ModelNotFound),
         (None, ("model.safetensors",), ModelNotFound),
         (None, (), ModelNotFound),
@@ -344,7 +364,7 @@ def test_what_is_not_one_gguf_file_is_not_chosen(
     file: str | None, names: tuple[str, ...], error: type[LlmserveError]
 ) -> None:
     with pytest.raises(error):
-        choose_file(HubReference("o", "r", None, file), names)
+        choose_files(HubReference("o", "r", None, file), names)
 
 
 def test_a_pickle_named_gguf_is_refused(store: Store, hub: FakeHub, private_home: Path) -> None:

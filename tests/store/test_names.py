@@ -92,6 +92,19 @@ HOSTILE = [
     "hf:owner/model@:a.gguf",
     "hf:owner/model@main:",
     "hf:owner/model/extra",
+    "hf.co/owner/model/extra",
+    "hf.co/owner/../x",
+    "https://huggingface.co/owner/model/blob/main/../../x.gguf",
+    "https://huggingface.co/owner/model?x=1",
+    "https://huggingface.co.evil.example/owner/model",
+    "https://user@huggingface.co/owner/model",
+    "http://huggingface.co/owner/model",
+    "https://example.com/model.gguf#sha256=" + "A" * 64,
+    "https://example.com/model.gguf#sha256=" + "0" * 63,
+    "https://example.com/model.bin#sha256=" + "0" * 64,
+    "https://user@example.com/model.gguf#sha256=" + "0" * 64,
+    "http://example.com/model.gguf#sha256=" + "0" * 64,
+    "https://example.com/a\nb/model.gguf#sha256=" + "0" * 64,
     "hf:owner/model?x=1",
     "hf:owner/model#x",
     "hf:owner@evil.example/model",
@@ -116,6 +129,17 @@ HOSTILE = [
         ("smollm2", LogicalName("smollm2", "latest")),
         ("qwen2.5-coder:1.5b-q4_k_m", LogicalName("qwen2.5-coder", "1.5b-q4_k_m")),
         ("hf:Qwen/Qwen3-4B-GGUF", HubReference("Qwen", "Qwen3-4B-GGUF")),
+        ("Qwen/Qwen3-4B-GGUF", HubReference("Qwen", "Qwen3-4B-GGUF")),
+        ("Qwen/Qwen3-4B-GGUF:Q4_K_M", HubReference("Qwen", "Qwen3-4B-GGUF", None, "Q4_K_M")),
+        ("hf.co/o/r", HubReference("o", "r")),
+        ("hf.co/o/r:Q8_0", HubReference("o", "r", None, "Q8_0")),
+        ("https://hf.co/o/r@v1", HubReference("o", "r", "v1")),
+        ("https://huggingface.co/o/r", HubReference("o", "r")),
+        ("https://huggingface.co/o/r/", HubReference("o", "r")),
+        ("https://huggingface.co/o/r/tree/main", HubReference("o", "r")),
+        ("https://huggingface.co/o/r/tree/v1", HubReference("o", "r", "v1")),
+        ("https://huggingface.co/o/r/blob/main/s/a.gguf", HubReference("o", "r", None, "s/a.gguf")),
+        ("huggingface.co/o/r/resolve/v1/a.gguf?download=true", HubReference("o", "r", "v1", "a.gguf")),
         (f"hf:o/r@{COMMIT}", HubReference("o", "r", COMMIT)),
         ("hf:o/r@refs/pr/1:sub/a.gguf", HubReference("o", "r", "refs/pr/1", "sub/a.gguf")),
         ("hf:o/r:a-Q4_K_M.gguf", HubReference("o", "r", None, "a-Q4_K_M.gguf")),
@@ -160,7 +184,7 @@ def test_an_accepted_name_has_one_safe_file(text: str) -> None:
     except InvalidRequest:
         return
     written = str(reference)
-    assert written in {text, f"{text}:latest"}
+    assert written in {text, f"{text}:latest", f"hf:{text}"}
     assert written.isascii()
     assert written.isprintable()
     assert ".." not in written.replace(":", "/").split("/")
@@ -174,7 +198,14 @@ def test_an_accepted_name_has_one_safe_file(text: str) -> None:
         ("MODEL.GGUF", True),
         ("./model.gguf", True),
         ("/models/x", True),
-        ("owner/repo", True),
+        ("folder/model.gguf", True),
+        ("~/models/x", True),
+        ("a/b/c", True),
+        ("hf.co/owner", True),
+        ("owner/repo", False),
+        ("owner/repo:model.gguf", False),
+        ("hf.co/owner/repo", False),
+        ("https://host/model.gguf", False),
         ("smollm2:135m", False),
         ("hf:owner/repo:model.gguf", False),
         ("pypi:p==1:a/b.gguf", False),

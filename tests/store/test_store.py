@@ -68,7 +68,12 @@ def test_everything_in_the_store_is_private(store: Store, downloads: list[str], 
 def test_a_pull_tells_its_stages_in_order(store: Store, downloads: list[str], tiny_bytes: bytes) -> None:
     seen: list[PullProgress] = []
     store.pull("tiny", seen.append)
-    assert list(dict.fromkeys(progress.stage for progress in seen)) == ["resolving", "verifying", "publishing"]
+    assert list(dict.fromkeys(progress.stage for progress in seen)) == [
+        "resolving",
+        "downloading",
+        "verifying",
+        "publishing",
+    ]
     assert seen[-1] == PullProgress("publishing", len(tiny_bytes), len(tiny_bytes))
 
 

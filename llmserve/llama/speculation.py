@@ -1,0 +1,127 @@
+"""Whether checking a draft pays, and how long a draft should be: pure decisions from measured times and hits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmserve.llama.draft import Drafter
+
+MOST_DRAFTED = 8
+# Weight of the newest step in the running means, and how much a step of the past fades with each new one.
+_STEP_WEIGHT = 1 / 32
+# What share of a step's time is taken to go by its rows until steps of different sizes were measured, and how strongly
+# (in rows squared) that is held against measurements. Without new ones it slowly returns, so drafts are tried again.
+_ASSUMED_SHARE = 0.3
+_ASSUMED_WEIGHT = 0.05
+# A sequence starts as if so many of so many drafted tokens had been right, and forgets by this factor with each draft.
+_ASSUMED_HITS, _ASSUMED_TRIALS = 1.2, 2.0
+_MEMORY = 0.9
+# A row must promise this much more than it costs: it also takes a cell of the cache and lengthens others' gaps.
+_MARGIN = 1.15
+
+
+class StepCost:
+    """What one more row costs in a decoding step, from the times of past ones. One for all sequences.
+
+    A step's time is taken as `fixed + per_row * rows`, fitted by least squares over recent steps of any size.
+    """
+
+    def __init__(self) -> None:
+        self._rows = 0.0
+        self._seconds = 0.0
+        self._variance = 0.0
+        self._covariance = 0.0
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A step without prefill computed `rows` tokens, those of drafts included, in `seconds`."""
+        weight = _STEP_WEIGHT if self._seconds else 1.0
+        rows_off, seconds_off = rows - self._rows, seconds - self._seconds
+        self._rows += weight * rows_off
+        self._seconds += weight * seconds_off
+        self._variance = (1 - weight) * (self._variance + weight * rows_off * rows_off)
+        self._covariance = (1 - weight) * (self._covariance + weight * rows_off * seconds_off)
+
+    def price(self, decoding: int) -> float:
+        """What a row costs, in tokens: how many of them its time would give in a step of `decoding` plain rows.
+
+        0 to 1; near 1 where rows share nothing, as in a full batch, so that no guess is worth it. `decoding` is at
+        least 1.
+        """
+        if not self._seconds:
+            return _ASSUMED_SHARE
+        mean = self._seconds / self._rows
+        assumed = _ASSUMED_SHARE * mean
+        per_row = (self._covariance + _ASSUMED_WEIGHT * assumed) / (self._variance + _ASSUMED_WEIGHT)
+        per_row = min(max(per_row, 0.0), mean)
+        step = self._seconds + per_row * (decoding - self._rows)
+        return min(1.0, per_row * decoding / step) if step > 0 else 1.0
+
+
+class Acceptance:
+    """How often one sequence's drafted tokens were right, recently."""
+
+    def __init__(self) -> None:
+        self._hits, self._trials = _ASSUMED_HITS, _ASSUMED_TRIALS
+
+    @property
+    def rate(self) -> float:
+        """The probability that a drafted token is right if those before it were."""
+        return self._hits / self._trials
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """Of `drafted` tokens the first `accepted` were right; those after the first wrong one were never tried."""
+        self._hits = self._hits * _MEMORY + accepted
+        self._trials = self._trials * _MEMORY + min(accepted + 1, drafted)
+
+    def length(self, price: float, most: int = MOST_DRAFTED) -> int:
+        """How many tokens to draft where a row costs `price` tokens: until one promises no more than that."""
+        least = price * _MARGIN
+        if self.rate <= least:
+            return 0
+        if self.rate >= 1 or least <= 0:
+            return most
+        return min(most, int(math.log(least) / math.log(self.rate)))
+
+
+@dataclass(slots=True)
+class _Guess:
+    """A draft and the length of the text it was made for."""
+
+    start: int
+    tokens: list[int]
+
+
+class Speculation:
+    """One sequence's drafts: made where they pay, and their hits counted even where they are not checked.
+
+    A draft that does not pay is not given to the model but remembered, and compared with what the model writes anyway.
+    So a sequence whose text begins to repeat itself is noticed without having cost a row.
+    """
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+        self.acceptance = Acceptance()
+        self._guess: _Guess | None = None
+
+    def draft(self, tokens: Sequence[int], price: float, most: int = MOST_DRAFTED) -> list[int]:
+        """Tokens to check in the next step, at most `most`; empty where it does not pay. Once per decoding step.
+
+        `tokens` is the whole text so far. `price` is `StepCost.price`; the caller bounds `most` by what the step, the
+        cache and the answer's own limit have room for, and says 0 where the batch is full.
+        """
+        self._count_guess(tokens)
+        proposal = self._drafter.propose(tokens, MOST_DRAFTED)
+        self._guess = _Guess(len(tokens), proposal) if proposal else None
+        return proposal[: self.acceptance.length(price, max(0, most))]
+
+    def _count_guess(self, tokens: Sequence[int]) -> None:
+        guess = self._guess
+        if guess is None:
+            return
+        written = tokens[guess.start : guess.start + len(guess.tokens)]
+        hits = 0
+        while hits < len(written) and written[hits] == guess.tokens[hits]:
+            hits += 1
+        self.acceptance.observe(min(len(guess.tokens), len(written)), hits)

@@ -1,0 +1,30 @@
+"""What a caller may ask of a pull."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmserve.types import Engine, HardwareInfo, ModelFormat
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """None means that the program decides.
+
+    `quantization`, `engine` and `format` narrow the choice of a variant. `offline` uses what is on the disk only.
+    `bytes_per_second` limits the bandwidth. `machine` says what the model is to run on, and is only called where there
+    is something to choose.
+    """
+
+    quantization: str | None = None
+    engine: Engine | None = None
+    format: ModelFormat | None = None
+    offline: bool = False
+    bytes_per_second: float | None = None
+    machine: Callable[[], HardwareInfo] | None = None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether something was said about the variant."""
+        return any((self.quantization, self.engine, self.format))
