@@ -20,6 +20,8 @@ CPU_BATCH = 512
 GPU_BATCH = 2048
 MICRO_BATCH = 512
 
+MOST_STREAM_BYTES = 8 * GIB
+
 
 def context_limit(model: ModelInfo, settings: Settings) -> int:
     """The context to aim for: what was asked, or the default target, but never more than the model was made for."""
@@ -59,12 +61,13 @@ def splits_cache(model: ModelInfo, kv_bytes: int, free: int | None) -> bool:
     """Whether each sequence gets a stream of cells for itself on a CPU, where all of them together take `kv_bytes`.
 
     Attention there walks over every cell of what it shares with others, so separate streams are faster (measured with
-    16 sequences: by half), but each must hold a whole context. They may take a quarter of the `free` RAM. Recurrent
-    states are separate anyway, and sliding windows cannot be copied from stream to stream.
+    16 sequences: by half), but each must hold a whole context. They may take a quarter of the `free` RAM, and no more than
+    is cleared within a second or two at the start. Recurrent states are separate anyway, and sliding windows cannot be
+    copied from stream to stream.
     """
     if free is None or any(layer.state_bytes or layer.sliding_window for layer in model.layers):
         return False
-    return kv_bytes <= free // 4
+    return kv_bytes <= min(free // 4, MOST_STREAM_BYTES)
 
 
 def saved_prefix_bytes(left: int | None) -> int:

@@ -22,7 +22,7 @@ def test_the_example_of_the_documentation() -> None:
     decided = plan(replace(hardware, cpu=cpu), models.SMOLLM2_135M, Settings())
     assert decided.reason == (
         "llama.cpp on 2 CPU threads (AVX2): no GPU was found; "
-        "94 MiB of weights and a 16k-token pool (360 MiB) fit in 22.1 GiB of free RAM"
+        "94 MiB of weights and 16 streams of 8k tokens (2.8 GiB) fit in 22.1 GiB of free RAM"
     )
 
 
@@ -80,7 +80,8 @@ def test_a_longer_context_takes_a_second_gpu() -> None:
 def test_ram_that_lacks_beside_a_partial_offload_shortens_the_context_not_the_layers() -> None:
     roomy = machine("rtx_3060_12gb")
     wide = plan(roomy, models.QWEN3_32B, Settings())
-    ram = wide.memory[0].total + wide.memory[0].total // 20
+    needed = wide.memory[0].total - wide.memory[0].saved_prefixes
+    ram = needed + needed // 20
     tight = plan(with_ram(roomy, ram), models.QWEN3_32B, Settings())
     assert (wide.context, tight.context) == (4096, 2048)
     assert tight.gpu_layers == wide.gpu_layers

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llmserve.planning.memory import GIB, MIB, head_bytes, kv_bytes, layer_kv_bytes, weight_bytes
+from llmserve.planning.memory import GIB, MIB, head_bytes, kv_bytes, layer_kv_bytes, padded, weight_bytes
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
 from llmserve.types import EnginePlan, HardwareInfo, ModelInfo, from_json, to_json
@@ -32,7 +32,11 @@ def test_numbers_are_consistent(name: str) -> None:
         assert decided.total_layers == len(model.layers) + 1
         assert 0 <= decided.gpu_layers <= decided.total_layers
         assert decided.context <= model.context_length
-        assert decided.context <= decided.kv_cells <= max(256, 4 * decided.context)
+        if decided.kv_layout == "split":
+            assert decided.kv_cells == decided.parallel * padded(decided.context)
+            assert decided.memory[0].kv_cache <= (hardware.memory.available or 0) // 4
+        else:
+            assert decided.context <= decided.kv_cells <= max(256, 4 * decided.context)
         assert decided.kv_cells % 256 == 0
         assert 1 <= decided.micro_batch <= decided.batch <= decided.kv_cells
         assert decided.parallel >= 1

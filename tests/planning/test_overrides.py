@@ -29,7 +29,7 @@ def test_context_asked_for_ends_at_the_models_own() -> None:
 
 def test_a_short_context_still_gets_whole_cells() -> None:
     decided = plan(machine("laptop_no_gpu"), models.SMOLLM2_135M, Settings(context=64))
-    assert (decided.context, decided.kv_cells, decided.batch, decided.micro_batch) == (64, 256, 256, 256)
+    assert (decided.context, decided.kv_cells, decided.batch, decided.micro_batch) == (64, 16 * 256, 256, 256)
 
 
 def test_the_pool_never_exceeds_what_all_sequences_can_fill() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
-from llmserve.types import KvType
+from llmserve.types import KvLayout, KvType
 from tests.planning.machines import NAMES, machine
 from tests.planning.models import GGUF_MODELS
 
@@ -26,6 +26,7 @@ class Row:
     kv_cells: int
     fits: bool = True
     kv_type: KvType = "f16"
+    kv_layout: KvLayout = "unified"
 
 
 # One per physical core within the quota.
@@ -95,9 +96,9 @@ EXPECTED = {
         "nomic-embed": Row("metal:0", 13, 2048, 32, 2048),
     },
     "arm_server_64c": {
-        "smollm2-135m": Row("cpu", 0, 8192, 16, 16384),
-        "qwen2.5-0.5b": Row("cpu", 0, 16384, 16, 32768),
-        "llama3.2-1b": Row("cpu", 0, 16384, 16, 32768),
+        "smollm2-135m": Row("cpu", 0, 8192, 16, 131072, kv_layout="split"),
+        "qwen2.5-0.5b": Row("cpu", 0, 16384, 16, 262144, kv_layout="split"),
+        "llama3.2-1b": Row("cpu", 0, 16384, 16, 262144, kv_layout="split"),
         "gemma3-4b": Row("cpu", 0, 16384, 16, 32768),
         "qwen2.5-7b": Row("cpu", 0, 16384, 16, 32768),
         "llama3.1-8b": Row("cpu", 0, 16384, 16, 32768),
@@ -185,8 +186,8 @@ EXPECTED = {
         "nomic-embed": Row("cuda:0", 13, 2048, 32, 2048),
     },
     "rtx_3090_engine_cpu_only": {
-        "smollm2-135m": Row("cpu", 0, 8192, 16, 16384),
-        "qwen2.5-0.5b": Row("cpu", 0, 16384, 16, 32768),
+        "smollm2-135m": Row("cpu", 0, 8192, 16, 131072, kv_layout="split"),
+        "qwen2.5-0.5b": Row("cpu", 0, 16384, 16, 262144, kv_layout="split"),
         "llama3.2-1b": Row("cpu", 0, 16384, 16, 32768),
         "gemma3-4b": Row("cpu", 0, 16384, 16, 32768),
         "qwen2.5-7b": Row("cpu", 0, 16384, 16, 32768),
@@ -275,9 +276,9 @@ EXPECTED = {
         "nomic-embed": Row("cuda:0", 13, 2048, 32, 2048),
     },
     "xeon_amx": {
-        "smollm2-135m": Row("cpu", 0, 8192, 16, 16384),
-        "qwen2.5-0.5b": Row("cpu", 0, 16384, 16, 32768),
-        "llama3.2-1b": Row("cpu", 0, 16384, 16, 32768),
+        "smollm2-135m": Row("cpu", 0, 8192, 16, 131072, kv_layout="split"),
+        "qwen2.5-0.5b": Row("cpu", 0, 16384, 16, 262144, kv_layout="split"),
+        "llama3.2-1b": Row("cpu", 0, 16384, 16, 262144, kv_layout="split"),
         "gemma3-4b": Row("cpu", 0, 16384, 16, 32768),
         "qwen2.5-7b": Row("cpu", 0, 16384, 16, 32768),
         "llama3.1-8b": Row("cpu", 0, 16384, 16, 32768),
@@ -307,6 +308,7 @@ def test_plan(name: str, model: str) -> None:
         kv_cells=decided.kv_cells,
         fits=decided.fits,
         kv_type=decided.kv_type,
+        kv_layout=decided.kv_layout,
     )
 
 
