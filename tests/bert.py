@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +83,9 @@ def random_bert(*, seed: int = 0, layers: int = 2, width: int = 64, heads: int =
     return Bert(weights, vocabulary, heads)
 
 
-def read_bert(folder: Path) -> Bert:
+def read_bert(folder: Path | zipfile.Path) -> Bert:
     """The model in a folder as it is published: `config.json`, `vocab.txt` and `model.safetensors` (F32)."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     data = (folder / "model.safetensors").read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")

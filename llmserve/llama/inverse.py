@@ -17,15 +17,13 @@ def place_of_share(weights: Weights, share: float) -> int:
     With `share` uniform this draws from the weights, by inverting their distribution. They need not sum to 1; at
     least one must be above 0.
     """
-    sums = _block_sums(weights)
-    ends = np.cumsum(sums)
-    target = share * ends[-1]
-    block = min(int(np.searchsorted(ends, target, side="right")), len(ends) - 1)
-    start = ends[block - 1] if block else 0.0
+    ends = np.cumsum(_block_sums(weights))
+    # Strictly below each sum, so that the search stops at a weight that adds something, however sums were rounded.
+    target = min(share * ends[-1], np.nextafter(ends[-1], 0))
+    block = int(np.searchsorted(ends, target, side="right"))
     within = np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
-    place = block * _BLOCK + int(np.searchsorted(within, target - start, side="right"))
-    # The sum of a block and the running sum within it round differently, so the search can step past the end.
-    return place if place < len(weights) and weights[place] > 0 else int(np.argmax(weights))
+    target = min(target - (ends[block - 1] if block else 0.0), np.nextafter(within[-1], 0))
+    return block * _BLOCK + int(np.searchsorted(within, target, side="right"))
 
 
 def count_for_mass(weights: Weights, mass: float) -> int:

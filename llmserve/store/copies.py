@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmserve.errors import InvalidRequest
+from llmserve.errors import Conflict, InvalidRequest
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.names import LogicalName, parse_name
 from llmserve.store.store import Store
@@ -23,10 +24,14 @@ def copy(store: Store, source: str, name: str, defaults: ChatDefaults | None = N
     What the first name means later does not matter to the copy. Raises `ModelNotFound`, `InvalidModel`; `Conflict` for
     a name that is taken.
     """
-    target = _new_name(name)
+    target = _new_name(store, name)
     manifest = store.manifest(source)
     store.prepare()
-    with store.locks.held("model", manifest.name), store.locks.held("model", str(target)):
+    with ExitStack() as stack:
+        stack.enter_context(store.locks.held("model", str(target)))
+        # Not the source's lock, in which two copies could wait in a circle: while its blobs are locked, none can go.
+        for sha256 in sorted({file.sha256 for file in manifest.files}):
+            stack.enter_context(store.blobs.lock(sha256))
         manifest = store.manifest(source)
         store.require_free(target)
         known = store.defaults(source)
@@ -62,10 +67,13 @@ def create(store: Store, name: str, file: Path) -> InstalledModel:
     return copy(store, base, name, defaults)
 
 
-def _new_name(name: str) -> LogicalName:
+def _new_name(store: Store, name: str) -> LogicalName:
     target = parse_name(name)
     if not isinstance(target, LogicalName):
         raise InvalidRequest("a name of your own looks like `family:tag`", param="name")
+    if store.catalog.entry(name) is not None:
+        raise Conflict(f"`{name}` is a name of the catalog", param="name", hint="choose another name")
+    store.require_free(target)
     return target
 
 

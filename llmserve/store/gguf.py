@@ -11,7 +11,7 @@ from pathlib import Path
 from llmserve.store.gguf_bytes import open_header
 from llmserve.store.gguf_header import GgufHeader, parse_header
 from llmserve.store.gguf_model import describe
-from llmserve.store.gguf_split import join, split_count
+from llmserve.store.gguf_split import join, require_first, split_count
 from llmserve.store.gguf_vocabulary import check_vocabulary
 from llmserve.types import ModelInfo
 
@@ -20,6 +20,7 @@ def inspect_gguf(path: Path) -> ModelInfo:
     """Describe the model at `path`, after every check there is; of a split one, `path` is the first part."""
     with open_header(path) as source:
         header = parse_header(source)
+        require_first(header)
         check_vocabulary(header, source)
     if split_count(header) > 1:
         header = join(header, path)

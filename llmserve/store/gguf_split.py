@@ -25,11 +25,16 @@ def split_count(header: GgufHeader) -> int:
     return max(count, 1)
 
 
+def require_first(header: GgufHeader) -> None:
+    """Raise `InvalidModel` for a later part of a split model: it has nothing of the model but tensors."""
+    count = split_count(header)
+    if _integer(header, "split.no", 0) != 0:
+        refuse(f"it is a later part of a model that is split into {count} files; the first has to be given")
+
+
 def join(first: GgufHeader, path: Path) -> GgufHeader:
     """One header with the tensors of all parts. Raises `InvalidModel` where a part is missing or another model's."""
     count = split_count(first)
-    if _integer(first, "split.no", 0) != 0:
-        refuse(f"it is a later part of a model that is split into {count} files; the first has to be given")
     names = shard_names(path.name)
     if len(names) != count or names[0] != path.name:
         refuse(f"it is the first of {count} parts, but is not called like one: `name-00001-of-{count:05}.gguf`")

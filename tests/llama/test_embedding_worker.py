@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import math
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from openai.types import CreateEmbeddingResponse
 from tests.bert import Array, Bert, embed, hidden_states, random_bert, rank, tokens_of, write_bert
 from tests.llama.conftest import NAME, WorkerProcess, tiny_plan
 from tests.support import until
+from tests.tiny_gguf import write_tiny_model
 
 TEXTS = ("hello world", "The cat sat on the mat.", "a", "red, blue & the sky!", "Ünïcödé 日本", "sun " * 60)
 CONTEXT = 128
@@ -207,15 +210,25 @@ def test_tokens_come_and_go(embedder: WorkerProcess, bert: Bert) -> None:
 
 def test_a_client_that_hangs_up_leaves_nothing_to_compute(embedder: WorkerProcess) -> None:
     before = stats(embedder)["cancelled"]
-    body = {"model": "m", "input": ["cat " * 120] * 2048}
-    transport = httpx2.HTTPTransport(uds=str(embedder.socket))
-    with (
-        httpx2.Client(transport=transport, base_url="http://w", timeout=httpx2.Timeout(60, read=0.5)) as client,
-        pytest.raises(httpx2.ReadTimeout),
-    ):
-        client.post("/v1/embeddings", json=body)
+    body = json.dumps({"model": "m", "input": ["cat " * 120] * 2048}).encode()
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: w\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(embedder.socket))
+        client.sendall(head.encode() + body)
+        until(lambda: stats(embedder)["waiting"] > 0)
     until(lambda: stats(embedder)["waiting"] == stats(embedder)["running"] == 0)
     assert stats(embedder)["cancelled"] == before + 1
+
+
+def test_a_decoder_embeds_each_text_as_if_it_were_alone(tmp_path: Path) -> None:
+    """Its cache holds the texts of one step side by side, and those of no other step."""
+    path = write_tiny_model(tmp_path / "decoder.gguf", context=CONTEXT, pooling=gguf.PoolingType.LAST)
+    texts = [f"{number} hello the world" * (1 + number % 5) for number in range(80)]
+    with running(path) as worker:
+        alone = np.concatenate([vectors(worker, text) for text in texts])
+        together = vectors(worker, texts)
+    assert np.einsum("ij,ij->i", alone, together).min() >= 0.999
+    assert np.abs(alone[0] @ alone[1:].T).max() < 0.999
 
 
 # --- ranking ---------------------------------------------------------------------------------------------------------

@@ -55,8 +55,11 @@ def test_top_p_is_the_shortest_prefix_with_the_mass(row: Row, share: float) -> N
     assert left_out.size == 0 or left_out.max() <= chosen[0]
 
 
+large_rows = st.builds(normal_row, st.just(9000), st.sampled_from([0.3, 2.5, 8.0]), st.integers(0, 1000))
+
+
 @settings(deadline=None, max_examples=60)
-@given(rows, st.floats(0.05, 0.95))
+@given(rows | large_rows, st.floats(0.05, 0.95))
 def test_typical_keeps_what_is_nearest_to_the_entropy(row: Row, share: float) -> None:
     weights = weights_of(row)
     kept = typical(weights, share)

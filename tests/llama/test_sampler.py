@@ -50,7 +50,8 @@ def test_draws_follow_the_distribution(temperature: float, size: int) -> None:
         ({"top_k": 3, "top_p": 0.99}, {3, 2, 1}),
         ({"top_k": 1, "temperature": 2.0}, {3}),
         ({"min_p": 0.2, "top_p": 0.5}, {3}),
-        ({"typical_p": 0.2}, {3}),
+        # The entropy is 0.96, the surprise of token 2 is 1.47 and that of token 3 is 0.45: a little further off.
+        ({"typical_p": 0.2}, {2}),
         ({"typical_p": 0.8}, {3, 2}),
         ({"xtc": XtcParameters(1.0, 0.2)}, {2, 1, 0}),
         ({"xtc": XtcParameters(0.0, 0.2)}, {0, 1, 2, 3}),
