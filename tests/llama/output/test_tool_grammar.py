@@ -95,7 +95,7 @@ def text_of(tokens: Sequence[int]) -> str:
 def accepts(grammar: str, text: str, special: dict[str, int]) -> bool:
     made = matcher(grammar)
     tokens = tokens_of(text, special)
-    return made.try_consume_tokens(tokens) == len(tokens) and made.is_accepting()
+    return bool(made.try_consume_tokens(tokens) == len(tokens) and made.is_accepting())
 
 
 def walk(grammar: str, chance: random.Random) -> str:
