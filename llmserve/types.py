@@ -9,6 +9,7 @@ None: nothing here is ever invented.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -251,6 +252,7 @@ class InstalledModel:
 T = TypeVar("T")
 
 
+@cache  # building one takes milliseconds, and a store reads hundreds of manifests
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     # Imported late: only the commands that read or print JSON pay for pydantic.
     from pydantic import TypeAdapter
@@ -260,11 +262,13 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
 
 def to_json(value: object, *, indent: int | None = None) -> str:
     """The JSON text of one of this module's values (or a tuple of them)."""
-    text: bytes = _adapter(type(value)).dump_json(value, indent=indent)
+    kind: Any = type(value)
+    text: bytes = _adapter(kind).dump_json(value, indent=indent)
     return text.decode()
 
 
 def from_json(kind: type[T], text: str | bytes) -> T:
     """The value of type `kind` that `text` describes. Raises `ValueError` with the offending field's path."""
-    result: T = _adapter(kind).validate_json(text)
+    wanted: Any = kind  # mypy does not take every class for hashable
+    result: T = _adapter(wanted).validate_json(text)
     return result

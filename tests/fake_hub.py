@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -51,7 +51,8 @@ class FakeHub:
     info_answer, resolve_answer: given instead of any answer of that kind. corrupt: flip a bit of each body.
     break_after: break the connection after so many body bytes, once. ignore_range: answer 200 to a range request.
     small_files_without_lfs: describe JSON files as the Hub does, by git's id alone. cdn: redirect to this base URL.
-    after_info: called after repository metadata was sent. siblings: instead of the list of files.
+    hold_after: after so many body bytes wait once, `holding` being set, until the test sets `go_on`. after_info: called
+    after repository metadata was sent. siblings: instead of the list of files.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,9 @@ class FakeHub:
         self.after_info: Any = None
         self.siblings: list[dict[str, Any]] | None = None
         self.small_files_without_lfs = False
+        self.hold_after: int | None = None
+        self.holding = threading.Event()
+        self.go_on = threading.Event()
         self.url = ""
 
     def commit(self, repository: str, files: dict[str, bytes], branch: str = "main") -> str:
@@ -185,7 +189,14 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             body = answer.body
             if hub.break_after is not None and len(body) > hub.break_after and "/api/" not in self.path:
                 body, hub.break_after = body[: hub.break_after], None
-            self.wfile.write(body)
+            if hub.hold_after is not None and len(body) > hub.hold_after and "/api/" not in self.path:
+                first, body, hub.hold_after = body[: hub.hold_after], body[hub.hold_after :], None
+                self.wfile.write(first)
+                self.wfile.flush()
+                hub.holding.set()
+                hub.go_on.wait(60)
+            with suppress(ConnectionError):  # the client may be gone by now
+                self.wfile.write(body)
 
     return Handler
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from llmserve import __version__
 from llmserve.api.entries import ModelEntries
 from llmserve.api.gateway import Gateway
+from llmserve.api.pulls import Pulls, PullStream
 from llmserve.api.relay import Relay
 from llmserve.api.replies import HeaderList
 from llmserve.api.tasks import until_hang_up
@@ -47,6 +48,7 @@ class Routes:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._entries = ModelEntries(gateway.store)
+        self._pulls = Pulls(gateway.store, gateway.settings)
 
     def table(self) -> list[Route]:
         return [
@@ -65,6 +67,7 @@ class Routes:
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/admin/ps", self.admin_ps, methods=["GET"]),
             Route("/admin/load", self.admin_load, methods=["POST"]),
+            Route("/admin/pull", self.admin_pull, methods=["POST"]),
             Route("/admin/stop", self.admin_stop, methods=["POST"]),
         ]
 
@@ -164,6 +167,12 @@ class Routes:
     async def _loaded(self, model: str) -> None:
         lease = await self._gateway.fleet.lease(model)
         lease.release()
+
+    async def admin_pull(self, request: Request) -> ASGIApp:
+        """Events as `llmserve pull --json` prints them; who hangs up leaves, and the last who does ends the pull."""
+        self._gateway.check_open()
+        model = await _named_model(request)
+        return PullStream(self._pulls, model, self._gateway.limits.keep_alive_seconds)
 
     async def admin_stop(self, request: Request) -> Response:
         model = await _named_model(request)

@@ -9,7 +9,7 @@ without such places, nearly all text, is not touched, and templates that trim, s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from llmserve.errors import InvalidRequest
 
 # Noncharacters: valid in UTF-8, never assigned, free for a program's inner use (Unicode standard, section 23.7).
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
-# One of them in a text, or what remains of its escaped form wherever a backslash may come from.
-_NONCHARACTER = re.compile("[\ufdd0-\ufdef]|ufd[de][0-9a-f]", re.IGNORECASE)
+_NONCHARACTER = re.compile("[\ufdd0-\ufdef]")
+_ESCAPED = re.compile("u(fd[de][0-9a-f])")
 # What templates ask for by name. As a key it is the protocol's word, not the user's.
 _STRUCTURAL_KEYS = frozenset(
     {
@@ -41,12 +41,13 @@ class Marks:
     end: str
 
     @classmethod
-    def unused_in(cls, values: Iterable[Any]) -> Marks:
-        """Raises `InvalidRequest` where the strings of `values` (JSON) leave fewer than three."""
+    def unused_in(cls, *texts: str) -> Marks:
+        """`texts`: JSON with non-ASCII as it is. Raises `InvalidRequest` where they leave fewer than three."""
         used: set[str] = set()
-        for text in _strings(list(values)):
-            for found in _NONCHARACTER.findall(text):
-                used.add(found if len(found) == 1 else chr(int(found[1:], 16)))
+        for text in texts:
+            used.update(_NONCHARACTER.findall(text))
+            # What remains of its escaped form, wherever a backslash may come from.
+            used.update(chr(int(code, 16)) for code in _ESCAPED.findall(text.lower()))
         free = [character for character in _NONCHARACTERS if character not in used]
         if len(free) < 3:
             raise InvalidRequest("the messages use every Unicode noncharacter from U+FDD0 to U+FDEF", param="messages")
@@ -140,17 +141,3 @@ def _merged(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         else:
             stop = max(stop, next_stop)
     yield start, stop
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string in `value` (JSON), keys included."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, Mapping):
-            waiting.extend(item)
-            waiting.extend(item.values())
-        elif isinstance(item, list | tuple):
-            waiting.extend(item)

@@ -19,7 +19,7 @@ def shape(messages: Sequence[Mapping[str, Any]], template: TemplateCapabilities)
     shaped = [dict(message) for message in messages]
     _name_results(shaped)
     if not template.tool_calls:
-        shaped = [_calls_as_text(message) for message in shaped]
+        shaped = [_calls_as_text(message, template) for message in shaped]
     if not template.system:
         shaped = _system_into_user(shaped)
     for message in shaped:
@@ -70,9 +70,9 @@ def _fitting_id(identity: str, length: int) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:length]
 
 
-def _calls_as_text(message: Message) -> Message:
+def _calls_as_text(message: Message, template: TemplateCapabilities) -> Message:
     """Calls and results as most models have seen them written, for a template that would drop them."""
-    if message["role"] == "tool":
+    if message["role"] == "tool" and not template.tool_results:
         return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
     calls = message.pop("tool_calls", ())
     if calls:

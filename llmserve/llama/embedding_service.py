@@ -124,9 +124,9 @@ class EmbeddingService:
     # --- in the preparing thread ---
 
     def _texts(self, request: EmbeddingRequest) -> list[array[int]]:
+        inputs: Sequence[str | Sequence[int]] = request.input
         return [
-            self._text(text, "input" if len(request.input) == 1 else f"input[{index}]")
-            for index, text in enumerate(request.input)
+            self._text(text, "input" if len(inputs) == 1 else f"input[{index}]") for index, text in enumerate(inputs)
         ]
 
     def _text(self, text: str | Sequence[int], param: str) -> array[int]:

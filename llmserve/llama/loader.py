@@ -35,8 +35,8 @@ _MOST_SLOTS = 256
 # short finished sequences, quickly computed again, make way for the next request, and long ones keep a bounded part.
 _IDLE_CELLS_CPU = 8192
 _WORTH_KEEPING_CPU = 512
-# Tokens of texts that are embedded in one step. On two cores more than 128 gain little, and whoever comes next waits for
-# all of them (docs/architecture.md has the measurements). A GPU needs more to be busy.
+# Tokens of texts that are embedded in one step. On two cores more than 128 gain little, and whoever comes next waits
+# for all of them (docs/architecture.md has the measurements). A GPU needs more to be busy.
 _EMBEDDING_STEP_CPU = 128
 _EMBEDDING_STEP_GPU = 2048
 

@@ -48,7 +48,7 @@ class PairWriter:
         return [[*marks.before, *asked, *marks.between, *answer, *marks.after] for answer in answers]
 
     def _by_template(self, template: Sequence[str], values: dict[str, str]) -> list[int]:
-        marks = Marks.unused_in(values.values())
+        marks = Marks.unused_in(*values.values())
         text = "".join(self._guard.mark(values[piece], marks) if piece in values else piece for piece in template)
         tokens: list[int] = []
         for part, special in self._guard.parts(text, marks):

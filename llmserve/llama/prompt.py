@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol
 
 from llmserve.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
@@ -19,6 +21,7 @@ _MOST_BYTES_PER_TOKEN = 512
 _LONGEST_PROMPT = 32 * 1024 * 1024
 # How much of a prompt's end says whether the answer begins inside of something, such as reasoning.
 _ENDING_CHARACTERS = 256
+_TOOLS_REMEMBERED = 8
 
 
 class Vocabulary(Protocol):
@@ -68,6 +71,10 @@ class PromptBuilder:
         self._templates = templates
         self._context = context
         self._guard = ControlGuard(vocabulary.control_texts())
+        # A client sends the same tools with every message, and going through them takes longer than rendering them.
+        self._marked_tools = lru_cache(_TOOLS_REMEMBERED)(
+            lambda tools, marks: self._guard.mark_all(json.loads(tools), marks)
+        )
 
     def capabilities(self, *, tools: bool = False, documents: bool = False) -> TemplateCapabilities:
         """Of the template that a chat with these things gets. Slow the first time."""
@@ -80,14 +87,15 @@ class PromptBuilder:
         """
         name = self._templates.choose(tools=bool(chat.tools), documents=bool(chat.documents))
         messages = shape(chat.messages, self._templates.capabilities(name))
-        marks = Marks.unused_in((messages, chat.tools, chat.documents, chat.arguments))
+        tools = _json(chat.tools) if chat.tools else ""
+        marks = Marks.unused_in(tools, _json([messages, chat.documents, chat.arguments]))
         marked = [self._guard.mark_all(message, marks) for message in messages]
         if chat.continue_final_message:
             _mark_end(marked, marks.end)
         variables = {
             **self._guard.mark_all(chat.arguments, marks),
             "messages": marked,
-            "tools": self._guard.mark_all(chat.tools, marks) or None,
+            "tools": self._marked_tools(tools, marks) if tools else None,
             "documents": self._guard.mark_all(chat.documents, marks) or None,
             "add_generation_prompt": chat.add_generation_prompt and not chat.continue_final_message,
         }
@@ -153,6 +161,10 @@ class PromptBuilder:
             raise ContextLengthExceeded(
                 f"this model's context is {self._context} tokens; a prompt of {len(text)} characters cannot fit"
             )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _mark_end(messages: list[dict[str, Any]], mark: str) -> None:

@@ -47,6 +47,7 @@ class TemplateCapabilities:
 
     `parts`: content has to be a list of parts. `system`: system messages are shown where they stand first. `tools`:
     the tools of a request are shown. `tool_calls`: calls and their results in the conversation are shown.
+    `tool_results`: results are, whether or not the calls are.
     `argument_objects`: a call's arguments are given as an object, not as JSON text. `null_content`: a message that
     only calls has no content, rather than an empty one. `call_id_length`: how long the identifier of a call has to be,
     None for any length. `reasoning_field`: the field of a message in which the template looks for its reasoning.
@@ -56,6 +57,7 @@ class TemplateCapabilities:
     system: bool = True
     tools: bool = False
     tool_calls: bool = False
+    tool_results: bool = False
     argument_objects: bool = True
     null_content: bool = False
     call_id_length: int | None = None
@@ -83,8 +85,9 @@ def probe(render: Render) -> TemplateCapabilities:
     return TemplateCapabilities(
         parts=parts,
         system=_shows(render, [_message("system", _SYSTEM, parts=parts), user], _SYSTEM),
-        tools=_shows(render, [user], _NAME, tools=[_TOOL]),
+        tools=_shows(render, [user], _NAME),
         tool_calls=found is not None,
+        tool_results=_shows_results(render, form),
         argument_objects=form.argument_objects,
         null_content=form.null_content,
         call_id_length=form.call_id_length,
@@ -107,8 +110,16 @@ def _shows_calls(render: Render, form: _Form) -> bool:
     )
 
 
+def _shows_results(render: Render, form: _Form) -> bool:
+    """Only of a template that knows tools: any other shows them in a role that its model never saw."""
+    question, _, result = _conversation(form)
+    answered = [question, _message("assistant", _SYSTEM, parts=form.parts), result]
+    text = _render(render, answered, [_TOOL]) or ""
+    return _RESULT in text and _NAME in text
+
+
 def _shows_reasoning(render: Render, form: _Form, field: str) -> bool:
-    return _shows(render, _conversation(form, **{field: _REASON}), _REASON, tools=[_TOOL])
+    return _shows(render, _conversation(form, **{field: _REASON}), _REASON)
 
 
 def _conversation(form: _Form, **fields: str) -> list[dict[str, Any]]:
@@ -123,10 +134,9 @@ def _conversation(form: _Form, **fields: str) -> list[dict[str, Any]]:
     ]
 
 
-def _shows(
-    render: Render, messages: Sequence[dict[str, Any]], word: str, tools: Sequence[Mapping[str, Any]] | None = None
-) -> bool:
-    return word in (_render(render, messages, tools) or "")
+def _shows(render: Render, messages: Sequence[dict[str, Any]], word: str) -> bool:
+    """Whether `word` is shown, with tools or without: some templates exist for one of the two only."""
+    return any(word in (_render(render, messages, tools) or "") for tools in (None, [_TOOL]))
 
 
 def _render(

@@ -28,6 +28,10 @@ from llmserve.errors import ModelNotFound, WorkerDied
 from llmserve.fleet.status import ModelStatus
 from llmserve.fleet.transport import WorkerTransport
 from llmserve.settings import Settings
+from llmserve.store.names import HubReference, LogicalName
+from llmserve.store.options import PullOptions
+from llmserve.store.origins import Wanted
+from llmserve.store.progress import PullProgress, Report
 from llmserve.types import EnginePlan, InstalledModel, LayerInfo, ModelInfo, ModelKind
 
 FAKE_WORKER = Path(__file__).parent.parent / "fake_worker.py"
@@ -101,6 +105,15 @@ class FakeStore:
     def inspect(self, name: str) -> ModelInfo:
         self.find(name)
         return INFO
+
+    def wanted(self, name: str, options: PullOptions) -> Wanted:
+        self.find(name)
+        return Wanted(LogicalName("tiny", "1m"), HubReference("o", "r"))
+
+    def pull(self, name: str, progress: Report, options: PullOptions) -> InstalledModel:
+        progress(PullProgress("downloading", 500, 1000, 10_000))
+        progress(PullProgress("verifying", 1000, 1000))
+        return self.find(name)
 
 
 class FakeLease:

@@ -187,7 +187,7 @@ def test_w5_get_changes_nothing(open_gateway: Served) -> None:
     fleet = open_gateway.fleet
     effects = (len(fleet.asked), len(fleet.stopped))
     changing = [path for method, path in every_route(open_gateway) if method == "POST"]
-    assert len(changing) == 9
+    assert len(changing) == 10
     for path in changing:
         answer = open_gateway.raw(open_gateway.head("GET", path, "Sec-Fetch-Site: cross-site"))
         assert (answer.status, answer.headers["allow"]) == (405, "POST")

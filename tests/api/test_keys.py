@@ -36,6 +36,7 @@ PUBLIC = {
     "/metrics": False,
     "/admin/ps": False,
     "/admin/load": False,
+    "/admin/pull": False,
     "/admin/stop": False,
 }
 

@@ -50,7 +50,7 @@ def test_a_vocabulary_without_control_tokens_needs_no_marks() -> None:
 
 
 def test_marks_are_characters_that_the_request_does_not_use() -> None:
-    marks = Marks.unused_in([{"\ufdd0": ["\ufdd2", {"x": "a\ufdd1"}]}, ("\ufdd4", r"\uFDD5")])
+    marks = Marks.unused_in("\ufdd0 \ufdd2", "a\ufdd1 \ufdd4", r"\uFDD5")
     assert marks == Marks("\ufdd3", "\ufdd6", "\ufdd7")
 
 

@@ -77,6 +77,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.file_download, "time", no_wait)
         monkeypatch.setattr(huggingface_hub.utils._http, "time", no_wait)
+        monkeypatch.setattr(
+            "llmserve.store.transfer.time", types.SimpleNamespace(sleep=lambda _: None, monotonic=lambda: 0.0)
+        )
         for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(variable, raising=False)
         yield hub

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmserve.llama.output import deepseek_calls, gemma_calls, harmony, mistral_calls
 
@@ -14,7 +14,8 @@ class CallForm:
     """`opening`, then calls with `separator` between them, then `closing`.
 
     A call is `head` with NAME in the place of the function's, the arguments as a JSON object, and `tail`. `single`:
-    one answer holds one call. `marker` is what begins calls and cannot begin anything else, None where nothing does.
+    one answer holds one call. `marker` is what begins calls and cannot begin anything else, None where nothing does;
+    then `tag` may stand before the calls, for where they could not be told from the answer otherwise.
     """
 
     head: str
@@ -23,7 +24,12 @@ class CallForm:
     closing: str = ""
     separator: str = ""
     marker: str | None = None
+    tag: str | None = None
     single: bool = False
+
+    def with_marker(self) -> CallForm:
+        """The form in which something marks the calls, if there is one."""
+        return self if self.tag is None else replace(self, opening=self.tag, marker=self.tag)
 
 
 _OBJECT = f'{{"name": "{NAME}", "arguments": '
@@ -40,7 +46,8 @@ def listed(opening: str, closing: str = "") -> CallForm:
 
 
 HERMES = tagged("<tool_call>", "</tool_call>")
-LLAMA = CallForm(f'{{"name": "{NAME}", "parameters": ', "}", separator="; ")
+LLAMA = CallForm(f'{{"name": "{NAME}", "parameters": ', "}", separator="; ", tag="<|python_tag|>")
+LLAMA_4 = replace(LLAMA, tag="<|python_start|>")
 GRANITE = listed("<|tool_call|>")
 MISTRAL_LIST = CallForm(_OBJECT, "}", f"{mistral_calls.TOOL_CALLS} [", "]", ", ", marker=mistral_calls.TOOL_CALLS)
 MISTRAL = CallForm(f"{mistral_calls.TOOL_CALLS}{NAME}{mistral_calls.ARGS}", marker=mistral_calls.TOOL_CALLS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import string
 from typing import Any
 
 from llmserve.llama.output.events import Malformed, ToolCallArguments, ToolCallStart
@@ -15,18 +14,13 @@ from llmserve.llama.output.tools import Tool, ToolSet
 MAX_CALLS = 128
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
-_ID_CHARACTERS = string.ascii_letters + string.digits
 
 
 class CallWriter:
-    """Turns what readers find into events of numbered calls, each with an id of its own.
+    """Turns what readers find into events of numbered calls, each with an id of its own."""
 
-    `id_length` is how many characters an id has where the model's template insists on a number (None: free).
-    """
-
-    def __init__(self, source: Source, tools: ToolSet, id_length: int | None = None) -> None:
+    def __init__(self, source: Source, tools: ToolSet) -> None:
         self._source = source
-        self._id_length = id_length
         self.tools = tools
         self.count = 0
 
@@ -40,7 +34,7 @@ class CallWriter:
         name = bare if bare in self.tools else name
         index = self.count
         self.count += 1
-        yield ToolCallStart(index, self._new_id(), name)
+        yield ToolCallStart(index, f"call_{secrets.token_hex(12)}", name)
         self._source.commit()
         return self.tools.get(name)
 
@@ -64,8 +58,3 @@ class CallWriter:
             raise Malformed("the arguments of a call are no object")
         yield from self.start(name)
         yield from self.write(text)
-
-    def _new_id(self) -> str:
-        if self._id_length is None:
-            return f"call_{secrets.token_hex(12)}"
-        return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(self._id_length))

@@ -32,9 +32,8 @@ class OutputFormat:
 
     `reader` makes a reader of calls for a request's tools, and `form` is how a call is written that a grammar
     enforces. `markers` are the texts of control tokens the parser has to see, although control tokens are otherwise
-    invisible in text. `id_length`: how long a call's id has to be, where the template insists. Of the template:
-    `accepts_tools`, it shows the model the tools itself; `thinks`, it knows of thoughts; `control`, what it reads
-    about them.
+    invisible in text. Of the template: `accepts_tools`, it shows the model the tools itself; `thinks`, it knows of
+    thoughts; `control`, what it reads about them.
     """
 
     name: str
@@ -42,7 +41,6 @@ class OutputFormat:
     form: CallForm
     reasoning: ReasoningStyle = reasoning.THINK
     markers: tuple[str, ...] = ()
-    id_length: int | None = None
     accepts_tools: bool = False
     thinks: bool = False
     control: ReasoningControl = field(default_factory=ReasoningControl)
@@ -57,7 +55,7 @@ class OutputFormat:
             return OutputParser(HarmonyReader(prompt_end), known)
         inside = self.reasoning.begins_inside(prompt_end)
         reader = self.reader(known) if known else None
-        return OutputParser(TextAnswer(self.reasoning, reader, inside=inside), known, self.id_length)
+        return OutputParser(TextAnswer(self.reasoning, reader, inside=inside), known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +70,16 @@ class _Row:
         return architecture in self.architectures or any(text in template for text in self.texts)
 
 
-def detect(template: str, architecture: str | None = None) -> OutputFormat:
+def detect(template: str, architecture: str | None = None, *, accepts_tools: bool | None = None) -> OutputFormat:
     """The format of the model whose chat template and GGUF architecture these are.
 
-    A template that shows no tools to the model gets the generic form of calls, which `generic_tools_prompt` explains,
-    beside the family's own.
+    `accepts_tools`: whether the template shows tools to the model, as far as that is known better than from its text.
+    Where it does not, the model gets the generic form of calls, which `generic_tools_prompt` explains, beside the
+    family's own.
     """
     found = next((row.format for row in _rows() if row.fits(template, architecture)), by_name(GENERIC))
-    accepts_tools = reads(template, "tools")
+    if accepts_tools is None:
+        accepts_tools = reads(template, "tools")
     if not accepts_tools and found.name not in _READ_GENERIC_TOO:
         generic = by_name(GENERIC)
         found = replace(found, reader=generic.reader, form=generic.form, markers=found.markers + generic.markers)
@@ -181,7 +181,6 @@ def _rows() -> tuple[_Row, ...]:
                 call_form.MISTRAL,
                 reasoning.MISTRAL,
                 markers=(*_THINK, *_MISTRAL_MARKS),
-                id_length=9,
             ),
             texts=(mistral_calls.TOOL_CALLS,),
         ),
@@ -243,7 +242,7 @@ def _rows() -> tuple[_Row, ...]:
             OutputFormat(
                 "pythonic",
                 _plain(_PYTHON_OPENINGS, _PYTHON_CLOSINGS),
-                call_form.LLAMA,
+                call_form.LLAMA_4,
                 markers=(*_THINK, *_PYTHON_OPENINGS, *_PYTHON_CLOSINGS),
             ),
             texts=_PYTHON_OPENINGS,

@@ -121,12 +121,12 @@ class JsonScanner:
         self._require("value", "value or end")
         found = _WORD.match(text, at)
         if found is None:
-            raise Malformed(f"`{text[at]}` begins no value")
+            raise Malformed("a value is missing")
         word = found[0]
         if found.end() == len(text) and not ended:
             return "", 0
         if word not in _WORDS and not _NUMBER.fullmatch(word):
-            raise Malformed(f"`{word[:20]}` is no value")
+            raise Malformed("a word is no value")
         self._after_value()
         return _WORDS.get(word, word), len(word)
 

@@ -64,7 +64,7 @@ def literal(word: str) -> str:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise Malformed(f"`{word[:20]}` is no value" if word else "a value is missing")
+        raise Malformed("a word is no value" if word else "a value is missing")
     return dump(number)
 
 

@@ -32,9 +32,9 @@ class OutputParser:
     text is lost but marks and the white space around them.
     """
 
-    def __init__(self, reader: AnswerReader, tools: ToolSet, id_length: int | None = None) -> None:
+    def __init__(self, reader: AnswerReader, tools: ToolSet) -> None:
         self._source = Source()
-        self._calls = CallWriter(self._source, tools, id_length)
+        self._calls = CallWriter(self._source, tools)
         self._reader = reader
         self._warnings: list[str] = []
         self._reading = self._read()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llmserve.llama.output.template import reads
 
 # gpt-oss knows three levels and cannot leave thinking out.
-_THREE_LEVELS = {"none": "low", "minimal": "low", "xhigh": "high"}
+_THREE_LEVELS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,10 @@ class ReasoningStyle:
     def begins_inside(self, prompt_end: str) -> bool:
         """Whether a prompt that ends like this has opened the thoughts itself."""
         return prompt_end.rstrip().endswith(self.openings)
+
+    def is_over(self, prompt_end: str) -> bool:
+        """Whether a prompt that ends like this has closed the thoughts itself, so that there will be none."""
+        return prompt_end.rstrip().endswith(self.closings)
 
 
 THINK = ReasoningStyle(("<think>",), ("</think>",))
@@ -71,43 +75,44 @@ class ReasoningControl:
 class ThinkingBudget:
     """Counts the tokens a model thinks, and says when it has to stop.
 
-    Give it every token's text as it comes, until `done`. `limit` None counts only.
+    Give it every token's text as it comes, until `done`: the model has stopped thinking, or has not begun. `limit`
+    None only counts. `inside`: the prompt has opened the thoughts.
     """
 
     def __init__(self, style: ReasoningStyle, limit: int | None, *, inside: bool) -> None:
         self._style = style
         self._limit = limit
-        self._inside = inside
         self._tail = ""
         self._reach = max(map(len, style.openings + style.closings))
+        self.inside = inside
         self.done = False
         self.used = 0
 
     @property
-    def closing(self) -> str:
-        """The text that ends the thoughts."""
-        return self._style.closings[0]
+    def exhausted(self) -> bool:
+        """Whether the thoughts have to end now, with `end`."""
+        return self.inside and not self.done and self._limit is not None and self.used >= self._limit
 
-    def accept(self, text: str) -> str | None:
-        """One more token. Returns the text to force next where the budget is used up with it; only once."""
+    def accept(self, text: str) -> None:
+        """One more token."""
         if self.done:
-            return None
+            return
         self._tail = (self._tail + text)[-(self._reach + len(text)) :]
-        if not self._inside:
+        if not self.inside:
             self._open()
-            return None
+            return
         self.used += 1
-        if any(closing in self._tail for closing in self._style.closings):
-            self.done = True
-        elif self._limit is not None and self.used >= self._limit:
-            self.done = True
-            return f"\n{self.closing}\n\n"
-        return None
+        self.done = any(closing in self._tail for closing in self._style.closings)
+
+    def end(self) -> str:
+        """The text that ends the thoughts, which whoever writes the answer makes the model write."""
+        self.done = True
+        return f"\n{self._style.closings[0]}\n\n"
 
     def _open(self) -> None:
         begun = self._tail.lstrip()
         if begun.startswith(self._style.openings):
-            self._inside = True
+            self.inside = True
             self._tail = ""
         elif begun and not any(opening.startswith(begun) for opening in self._style.openings):
             self.done = True

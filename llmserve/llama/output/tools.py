@@ -13,7 +13,7 @@ _MOST_LEVELS = 8
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. `parameters` is the JSON schema of its arguments, None where it takes any."""
+    """A function the model may call. `parameters` is the JSON schema of its arguments, None for none."""
 
     name: str
     description: str | None = None

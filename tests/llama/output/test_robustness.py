@@ -63,24 +63,24 @@ cut_places = st.lists(st.integers(0, 400), max_size=12)
 
 
 class TestRandomText:
-    @settings(max_examples=300)
+    @settings(max_examples=200)
     @given(recordings, st.integers(0, 1000), cut_places)
     def test_a_text_cut_short(self, recording: Recording, length: int, cuts: list[int]) -> None:
         check(Recording(recording.format, recording.text[:length], prompt_end=recording.prompt_end), cuts)
 
-    @settings(max_examples=600)
+    @settings(max_examples=300)
     @given(mutations(), cut_places)
     def test_a_changed_text(self, recording: Recording, cuts: list[int]) -> None:
         check(recording, cuts)
 
-    @settings(max_examples=600)
+    @settings(max_examples=300)
     @given(
         st.sampled_from(FORMATS), noise, cut_places, st.sampled_from(["", "<think>\n", "<|channel|>final<|message|>"])
     )
     def test_noise(self, name: str, text: str, cuts: list[int], prompt_end: str) -> None:
         check(Recording(name, text, prompt_end=prompt_end), cuts)
 
-    @settings(max_examples=400)
+    @settings(max_examples=200)
     @given(recordings, st.integers(0, 400), st.integers(0, 400))
     def test_no_word_is_lost(self, recording: Recording, place: int, rest: int) -> None:
         """A word put anywhere stays somewhere: in content, thoughts, or a call's name or arguments."""
