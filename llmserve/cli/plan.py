@@ -90,7 +90,7 @@ def _print_plan(plan: EnginePlan) -> None:
             ("context", f"{plan.context} tokens"),
             ("parallel", _sequences(plan)),
             ("kv type", plan.kv_type),
-            ("threads", f"{plan.threads} ({plan.wait_policy} waiting)"),
+            ("threads", f"{plan.threads} (waiting {'awake' if plan.wait_policy == 'active' else 'asleep'})"),
             ("batch", f"{plan.batch} tokens, {plan.micro_batch} per graph"),
             ("flash attention", "yes" if plan.flash_attention else "no"),
             ("fits", "yes" if plan.fits else "no: more than is available"),

@@ -16,7 +16,8 @@ from llmserve.cli.terminal import bytes_text, print_json, print_table
 def command(models: tuple[str, ...], repair: bool, as_json: bool) -> int:
     """Check every byte of models (default: of all).
 
-    Their files are read and their SHA-256 compared. A damaged model is not served from then on. The exit code is 1 where one is and was not repaired.
+    Their files are read and their SHA-256 compared. A damaged model is not served from then on. The exit code is 1
+    where one is and was not repaired.
     """
     from llmserve.cli.models import known_or_damaged, open_store
     from llmserve.cli.progress import shown_progress

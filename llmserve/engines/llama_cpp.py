@@ -21,14 +21,14 @@ from llmserve.hardware.child import run_child
 from llmserve.hardware.cpu import read_cpu
 from llmserve.hardware.environment import native_environment
 from llmserve.hardware.failure import ProbeFailed
-from llmserve.types import Device, EngineInfo, EnginePlan, InstalledModel, WaitPolicy, to_json
+from llmserve.types import Device, EngineInfo, EnginePlan, InstalledModel, to_json
 
 DISTRIBUTION = "llama-cpp-python"
 
-# How often an idle OpenMP thread looks for work before it sleeps (GOMP_SPINCOUNT); None leaves it to the runtime. ggml
-# waits some hundred times per token, mostly for microseconds: sleeping at once halves the speed on an idle machine,
-# and spinning for long makes it an eighth on a busy one. docs/architecture.md has the measurements.
-SPIN_COUNTS: Mapping[WaitPolicy, int | None] = MappingProxyType({"passive": None, "active": None})
+# How often an idle OpenMP thread looks for work before it sleeps under the policy "passive" (GOMP_SPINCOUNT). ggml
+# waits some hundred times per token, mostly for microseconds: sleeping at once halves the speed on an idle machine.
+# "active" is the runtime's own default, a bounded spin; its variable of that name would keep a processor busy.
+SHORT_SPIN = 300
 
 # ggml's name of a backend -> the device it drives. Others (BLAS, RPC, ...) are none of a plan's devices.
 _DEVICES: Mapping[str, Device] = MappingProxyType(
@@ -126,9 +126,8 @@ def _environment(plan: EnginePlan, environ: Mapping[str, str]) -> dict[str, str]
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "OMP_NUM_THREADS": str(plan.threads),
     }
-    spin_count = SPIN_COUNTS[plan.wait_policy]
-    if spin_count is not None:
-        environment["GOMP_SPINCOUNT"] = str(spin_count)
+    if plan.wait_policy == "passive":
+        environment |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SHORT_SPIN)}
     if plan.devices == ("cpu",):
         # A build with GPU support would set up every GPU it sees, and take memory there, to use none.
         environment |= {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,7 +17,9 @@ from starlette.types import Receive, Scope, Send
 from llmserve.errors import LlmserveError, Unavailable, WrongModelKind
 from llmserve.llama.embedding_routes import embedding_routes
 from llmserve.llama.embedding_service import EmbeddingService
+from llmserve.llama.engine import Delta
 from llmserve.llama.loader import Loader
+from llmserve.llama.output.events import Content, OutputEvent, Reasoning, ToolCallArguments, ToolCallStart
 from llmserve.llama.service import Answer, Service
 from llmserve.openai import sse
 from llmserve.openai.json import dump_json
@@ -170,14 +172,40 @@ class EventStream(_AnswerResponse):
                 if delta.index not in started:
                     started.add(delta.index)
                     events.append(self._chunks.start(delta.index))
-                if delta.text:
-                    events.append(self._chunks.text(delta.index, delta.text))
+                events += self._of(delta)
                 if delta.finish_reason is not None:
                     unfinished -= 1
                     last = not unfinished and not self._include_usage
                     timings = self._answer.timings() if last else None
-                    events.append(self._chunks.finish(delta.index, delta.finish_reason, timings=timings))
+                    reason = self._finish_reason(delta.index, delta.finish_reason)
+                    events.append(self._chunks.finish(delta.index, reason, timings=timings))
             await send({"type": "http.response.body", "body": b"".join(events), "more_body": True})
+
+    def _of(self, delta: Delta) -> Iterator[bytes]:
+        """The events for a delta's text."""
+        if not isinstance(self._chunks, ChatChunks):
+            if delta.text:
+                yield self._chunks.text(delta.index, delta.text)
+            return
+        output = self._answer.outputs[delta.index]
+        for event in output.take(delta.text, ended=delta.finish_reason is not None):
+            yield _chunk(self._chunks, delta.index, event)
+
+    def _finish_reason(self, index: int, reason: FinishReason) -> FinishReason:
+        outputs = self._answer.outputs
+        return outputs[index].finish_reason(reason) if outputs else reason
+
+
+def _chunk(chunks: ChatChunks, index: int, event: OutputEvent) -> bytes:
+    match event:
+        case Content(text):
+            return chunks.text(index, text)
+        case Reasoning(text):
+            return chunks.reasoning(index, text)
+        case ToolCallStart(call, identity, name):
+            return chunks.tool_call(index, call, identity, name)
+        case ToolCallArguments(call, text):
+            return chunks.tool_arguments(index, call, text)
 
 
 class WholeAnswer(_AnswerResponse):
@@ -188,20 +216,29 @@ class WholeAnswer(_AnswerResponse):
         self._finish = finish
 
     async def _write(self, send: Send) -> None:
-        status, body = 200, b""
-        texts: list[list[str]] = [[] for _ in range(self._answer.choices)]
-        reasons: list[FinishReason] = ["stop"] * self._answer.choices
+        status = 200
         try:
-            async for batch in self._answer.deltas():
-                for delta in batch:
-                    texts[delta.index].append(delta.text)
-                    reasons[delta.index] = delta.finish_reason or reasons[delta.index]
-            body = self._finish([Choice("".join(t), reason) for t, reason in zip(texts, reasons, strict=True)])
+            body = self._finish(await self._choices())
         except LlmserveError as error:
             status, body = error.status, dump_json(error.body())
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def _choices(self) -> list[Choice]:
+        outputs = self._answer.outputs
+        texts: list[list[str]] = [[] for _ in range(self._answer.choices)]
+        reasons: list[FinishReason] = ["stop"] * self._answer.choices
+        async for batch in self._answer.deltas():
+            for delta in batch:
+                reasons[delta.index] = delta.finish_reason or reasons[delta.index]
+                if outputs:
+                    outputs[delta.index].take(delta.text, ended=delta.finish_reason is not None)
+                else:
+                    texts[delta.index].append(delta.text)
+        if outputs:
+            return [output.choice(reason) for output, reason in zip(outputs, reasons, strict=True)]
+        return [Choice("".join(pieces), reason) for pieces, reason in zip(texts, reasons, strict=True)]
 
 
 async def _until_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:

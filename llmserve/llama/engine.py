@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from llmserve.errors import LlmserveError
 from llmserve.llama.batch import Batch
-from llmserve.llama.constraint import Constraint
 from llmserve.llama.sampler import Sampler
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Phase
 from llmserve.llama.sequence import Sequence as TokenSequence
 from llmserve.llama.text_stream import TextStream
+from llmserve.llama.token_rule import TokenRule
 
 FinishReason = Literal["stop", "length"]
 
@@ -54,7 +54,9 @@ class Generation:
     sampler: Sampler
     text: TextStream
     max_tokens: int
-    constraint: Constraint | None = None
+    constraint: TokenRule | None = None
+    # Bytes to show for control tokens, which are otherwise invisible in text.
+    shown: Mapping[int, bytes] = field(default_factory=dict)
     started: float | None = None
     first_token: float | None = None
 
@@ -246,7 +248,7 @@ class Engine:
         generation.sampler.accept(token)
         self.counters.generated_tokens += 1
         ended = token in self._ends
-        text = "" if ended else generation.text.feed(self._piece(token))
+        text = "" if ended else generation.text.feed(generation.shown.get(token) or self._piece(token))
         reason: FinishReason | None = None
         if ended or generation.text.stopped or not self._constraint_goes_on(generation, token):
             reason = "stop"

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmserve.llama.built_in_templates import built_in, choose_built_in
+from llmserve.llama.chat_output import ModelOutput
 from llmserve.llama.constraint import ConstraintFactory
 from llmserve.llama.embedder import Embedder
 from llmserve.llama.embedding_service import EmbeddingModel, EmbeddingService
 from llmserve.llama.engine import Engine
 from llmserve.llama.grammar_work import vocabulary_setup
 from llmserve.llama.kv_cache import KvCache, Limits, UnifiedCache
+from llmserve.llama.output.formats import OutputFormat, detect
 from llmserve.llama.pairs import PairWriter
 from llmserve.llama.preparation import Preparer
 from llmserve.llama.prompt import PromptBuilder
@@ -105,17 +107,37 @@ class Loader:
             loop.call_soon_threadsafe,
         )
         context = min(plan.context, cache.longest)
-        prompts = PromptBuilder(vocabulary, self._templates(runner), context)
+        templates = self._templates(runner)
+        prompts = PromptBuilder(vocabulary, templates, context)
         facts = ModelFacts(self._name, context, vocabulary.size, vocabulary.ends)
         self.tokens = TokenService(vocabulary, context)
         self._for_grammars.set_up(
             lambda: vocabulary_setup(vocabulary.spellings(), vocabulary.special(), vocabulary.ends)
         )
         constraints = ConstraintFactory(self._for_grammars.ask, runner.grammar_tokenizer, vocabulary.size)
-        prompts.capabilities()
+        output = self._output(runner, templates, prompts)
         runner.warm_up()
         engine.start()
-        return Service(engine, facts, prompts, constraints)
+        return Service(engine, facts, output, prompts, constraints)
+
+    @staticmethod
+    def _output(runner: Runner, templates: Templates, prompts: PromptBuilder) -> ModelOutput:
+        vocabulary = runner.vocabulary
+        special = {vocabulary.text(token): token for token in vocabulary.special()}
+
+        def output_format(*, tools: bool) -> OutputFormat:
+            source = templates.source(templates.choose(tools=tools))
+            accepts_tools = prompts.capabilities(tools=tools).tools
+            return detect(source, runner.architecture, accepts_tools=accepts_tools)
+
+        return ModelOutput(
+            plain=output_format(tools=False),
+            with_tools=output_format(tools=True),
+            special_tokens=special,
+            invisible=frozenset(token for token in special.values() if not vocabulary.piece(token)),
+            tokenize=lambda text: vocabulary.tokenize(text, special=True),
+            spell=vocabulary.text,
+        )
 
     def _templates(self, runner: Runner) -> Templates:
         vocabulary = runner.vocabulary

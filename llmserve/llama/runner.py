@@ -7,6 +7,7 @@ first: a batch within `n_batch`, slots and positions in range, logits read only 
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from llmserve.errors import InvalidModel
 from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Operation, Restore, Save, Trim
 from llmserve.llama.engine import EngineFailed, OutOfRoom
 from llmserve.llama.sequence import Sequence
+from llmserve.llama.thread_governor import governor_of_this_process
 from llmserve.types import EnginePlan
 
 _KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0, "q4_0": llama_cpp.GGML_TYPE_Q4_0}
@@ -48,6 +50,8 @@ class Runner:
         self._unified = plan.kv_layout == "unified"
         self._saved: dict[int, npt.NDArray[np.uint8]] = {}
         self._batch = _BatchBuffers(int(llama_cpp.llama_n_batch(self._context)), slots)
+        self._governor = governor_of_this_process(plan.threads)
+        self._threads = plan.threads
 
     def chat_template(self, name: str | None = None) -> str | None:
         """The template of that name in the model file, or the one without a name, if there is one."""
@@ -85,9 +89,16 @@ class Runner:
         batch.operations.clear()
         if not batch.chunks:
             return np.empty((0, self.vocabulary.size), dtype=np.float32)
+        self._share_processors()
         if self._unified:
             return self._compute(batch.chunks)
         return self._compute_apart(batch.chunks)
+
+    def _share_processors(self) -> None:
+        threads = self._governor.observe(time.monotonic())
+        if threads != self._threads:
+            llama_cpp.llama_set_n_threads(self._context, threads, threads)
+            self._threads = threads
 
     def _compute_apart(self, chunks: list[Chunk]) -> npt.NDArray[np.float32]:
         """Compute chunks of streams: all that are one token long at once, and each longer one by itself.

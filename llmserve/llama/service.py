@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -10,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from llmserve.errors import InvalidRequest, TooManyRequests
+from llmserve.llama.chat_output import ChatOutput, ModelOutput
+from llmserve.llama.choice_output import ChoiceOutput
 from llmserve.llama.constraint import Constraint, ConstraintFactory
 from llmserve.llama.engine import Delta, Engine, Failure, Generation, Job
 from llmserve.llama.grammar import Grammar
-from llmserve.llama.prompt import Chat, PromptBuilder
+from llmserve.llama.prompt import PromptBuilder
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.sequence import Sequence as TokenSequence
 from llmserve.llama.text_stream import TextStream
@@ -47,13 +50,17 @@ class ModelFacts:
 class Answer:
     """A submitted request: its deltas as they come, and its figures. Used on the event loop only.
 
+    `outputs` read the text of the answers to a chat, one each; a completion's text is what it is, and has none.
     Whoever holds it must call `close`, however it ends; that cancels what is still being computed.
     """
 
-    def __init__(self, engine: Engine, generations: Sequence[Generation], prompts: int) -> None:
+    def __init__(
+        self, engine: Engine, generations: Sequence[Generation], prompts: int, outputs: Sequence[ChoiceOutput] = ()
+    ) -> None:
         self._engine = engine
         self._generations = generations
         self._prompts = prompts
+        self.outputs = outputs
         self._arrived: deque[Delta | Failure] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._unfinished = len(generations)
@@ -89,6 +96,7 @@ class Answer:
             prompt_tokens=sum(generation.sequence.prompt_length for generation in firsts),
             completion_tokens=sum(generation.sequence.generated for generation in self._generations),
             cached_tokens=sum(generation.sequence.cached or 0 for generation in firsts),
+            reasoning_tokens=sum(output.reasoning_tokens for output in self.outputs),
         )
 
     def timings(self) -> dict[str, float]:
@@ -126,10 +134,16 @@ class Service:
     """Turns validated requests into answers. Prompts are prepared in one thread beside the event loop."""
 
     def __init__(
-        self, engine: Engine, model: ModelFacts, prompts: PromptBuilder, constraints: ConstraintFactory
+        self,
+        engine: Engine,
+        model: ModelFacts,
+        output: ModelOutput,
+        prompts: PromptBuilder,
+        constraints: ConstraintFactory,
     ) -> None:
         self.model = model
         self.engine = engine
+        self._output = output
         self._prompts = prompts
         self._constraints = constraints
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
@@ -138,37 +152,55 @@ class Service:
 
     async def chat(self, request: ChatRequest) -> Answer:
         """Raises `InvalidRequest`, `ContextLengthExceeded` or `TooManyRequests` before anything is computed."""
-        messages = [message.model_dump(exclude_defaults=True) for message in request.messages]
-        chat = Chat(
-            messages,
-            documents=[document.model_dump(exclude_none=True) for document in request.documents],
-            arguments=request.chat_template_kwargs,
-            continue_final_message=request.continue_final_message,
-        )
-        return await self._answer(request, lambda: [self._prompts.chat(chat).tokens])
+        self._check_room()
+        loop = asyncio.get_running_loop()
+        output = ChatOutput(self._output, request)
+        prompt = await loop.run_in_executor(self._preparing, lambda: self._prompts.chat(output.chat))
+        constraint = await self._compile(lambda: output.grammars)
+        outputs = [output.choice(prompt.ending) for _ in range(request.n)]
+        generations = self._generations(request, [prompt.tokens], constraint)
+        for generation in generations:
+            generation.shown = output.shown
+            generation.constraint = output.rule(generation.constraint, prompt.ending)
+        return Answer(self.engine, generations, 1, outputs)
 
     async def complete(self, request: CompletionRequest) -> Answer:
         """Likewise; the choices of several prompts stand behind each other, `n` for each."""
+        self._check_room()
+        loop = asyncio.get_running_loop()
         size = self.model.vocabulary_size
-        return await self._answer(
-            request, lambda: [self._prompts.completion(prompt, size) for prompt in request.prompt]
+        prompts = await loop.run_in_executor(
+            self._preparing, lambda: [self._prompts.completion(prompt, size) for prompt in request.prompt]
         )
+        grammar = Grammar.of_request(request.response_format, request.structured_outputs)
+        constraint = await self._compile(lambda: [grammar] if grammar is not None else [])
+        return Answer(self.engine, self._generations(request, prompts, constraint), len(prompts))
 
     def close(self) -> None:
         self._preparing.shutdown(wait=False, cancel_futures=True)
         self._compiling.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer(self, request: SamplingRequest, tokenise: Callable[[], list[list[int]]]) -> Answer:
+    def _check_room(self) -> None:
         if self.engine.waiting >= _MOST_WAITING:
             raise TooManyRequests("too many requests are waiting for this model", retry_after=1)
+
+    async def _compile(self, grammars: Callable[[], Sequence[Grammar]]) -> Constraint | None:
+        """The first of `grammars` that can be compiled; the last one's refusal where none can."""
+
+        def compile_first() -> Constraint | None:
+            *preferred, last = grammars() or (None,)
+            for grammar in preferred:
+                with contextlib.suppress(InvalidRequest):
+                    return self._constraints.compile(grammar)
+            return self._constraints.compile(last) if last is not None else None
+
+        return await asyncio.get_running_loop().run_in_executor(self._compiling, compile_first)
+
+    def _generations(
+        self, request: SamplingRequest, prompts: Sequence[list[int]], constraint: Constraint | None
+    ) -> list[Generation]:
         parameters = self._parameters(request)
-        loop = asyncio.get_running_loop()
-        prompts = await loop.run_in_executor(self._preparing, tokenise)
-        grammar = Grammar.of_request(request.response_format, request.structured_outputs)
-        constraint: Constraint | None = None
-        if grammar is not None:
-            constraint = await loop.run_in_executor(self._compiling, self._constraints.compile, grammar)
-        generations = [
+        return [
             Generation(
                 index=prompt_index * request.n + index,
                 sequence=TokenSequence(list(prompt), len(prompt), self.model.context, request.stream),
@@ -180,7 +212,6 @@ class Service:
             for prompt_index, prompt in enumerate(prompts)
             for index in range(request.n)
         ]
-        return Answer(self.engine, generations, len(prompts))
 
     def _parameters(self, request: SamplingRequest) -> SamplingParameters:
         bias = request.logit_bias or {}

@@ -66,6 +66,13 @@ class ThreadGovernor:
         return threads
 
 
+def governor_of_this_process(planned: int) -> ThreadGovernor:
+    """The governor for `planned` threads on the processors this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    processors = len(affinity(0)) if affinity is not None else os.cpu_count() or planned
+    return ThreadGovernor(planned, processors, read_cpu_times)
+
+
 def read_cpu_times() -> CpuTimes | None:
     """From Linux's /proc/stat, for the processors this process may run on; None on other systems."""
     try:

@@ -91,7 +91,7 @@ def plan_llama_cpp(
         kv_cells=demand.cells,
         kv_type=demand.kv_type,
         threads=rules.threads(hardware.cpu, settings),
-        wait_policy=rules.wait_policy(),
+        wait_policy=rules.wait_policy(hardware),
         batch=demand.batch,
         micro_batch=demand.micro_batch,
         flash_attention=True,

@@ -61,9 +61,9 @@ def splits_cache(model: ModelInfo, kv_bytes: int, free: int | None) -> bool:
     """Whether each sequence gets a stream of cells for itself on a CPU, where all of them together take `kv_bytes`.
 
     Attention there walks over every cell of what it shares with others, so separate streams are faster (measured with
-    16 sequences: by half), but each must hold a whole context. They may take a quarter of the `free` RAM, and no more than
-    is cleared within a second or two at the start. Recurrent states are separate anyway, and sliding windows cannot be
-    copied from stream to stream.
+    16 sequences: by half), but each must hold a whole context. They may take a quarter of the `free` RAM, and no more
+    than is cleared within a second or two at the start. Recurrent states are separate anyway, and sliding windows
+    cannot be copied from stream to stream.
     """
     if free is None or any(layer.state_bytes or layer.sliding_window for layer in model.layers):
         return False
@@ -88,13 +88,14 @@ def threads(cpu: CpuInfo, settings: Settings) -> int:
     return max(1, min(cpu.usable_cpus, cpu.physical_cores or cpu.usable_cpus))
 
 
-def wait_policy() -> WaitPolicy:
-    """How idle threads wait for the next piece of work: asleep, after the short spin the engine sets for this policy.
+def wait_policy(hardware: HardwareInfo) -> WaitPolicy:
+    """How idle threads wait for the next piece of work.
 
-    Spinning on gains a little on a machine that does nothing else, and costs several times the speed as soon as another
-    busy process, such as a second model, wants the same cores.
+    Awake gains a little on a machine that does nothing else, and costs several times the speed as soon as another busy
+    process, such as a second model, wants the same cores. On Linux a worker sees that and gives a thread back;
+    elsewhere its threads go to sleep after a short spin.
     """
-    return "passive"
+    return "active" if hardware.system == "linux" else "passive"
 
 
 def instruction_set(cpu: CpuInfo) -> str:

@@ -75,7 +75,7 @@ def plan_vllm(hardware: HardwareInfo, model: ModelInfo, settings: Settings, refu
         kv_cells=demand.cells,
         kv_type="f16",
         threads=rules.threads(hardware.cpu, settings),
-        wait_policy=rules.wait_policy(),
+        wait_policy=rules.wait_policy(hardware),
         batch=demand.batch,
         micro_batch=demand.micro_batch,
         flash_attention=True,

@@ -57,14 +57,15 @@ def current_identity(path: Path) -> FileIdentity | None:
 def private_directory(path: Path) -> Path:
     """Create `path` (mode 0700) with its parents, or accept an existing one that only its owner may write.
 
-    Raises `StartupFailed` where it cannot be made, belongs to another user or is writable by others: what others can
-    replace cannot be trusted after it was verified.
+    Raises `InsufficientStorage` where there is no room, and `StartupFailed` where it cannot be made, belongs to another
+    user or is writable by others: what others can replace cannot be trusted after it was verified.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
     except OSError as error:
-        raise StartupFailed(f"cannot use the directory {path}: {error.strerror}") from error
+        kind = InsufficientStorage if error.errno in NO_ROOM else StartupFailed
+        raise kind(f"cannot use the directory {path}: {error.strerror}") from error
     if status.st_uid != os.geteuid():
         raise StartupFailed(
             f"the directory {path} belongs to another user", hint="set LLMSERVE_HOME to one of your own"

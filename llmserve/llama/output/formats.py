@@ -70,14 +70,16 @@ class _Row:
         return architecture in self.architectures or any(text in template for text in self.texts)
 
 
-def detect(template: str, architecture: str | None = None, *, accepts_tools: bool | None = None) -> OutputFormat:
-    """The format of the model whose chat template and GGUF architecture these are.
+def detect(
+    template: str, architecture: str | None = None, *, accepts_tools: bool | None = None, name: str | None = None
+) -> OutputFormat:
+    """The format of the model whose chat template and GGUF architecture these are; the one of that `name` if given.
 
     `accepts_tools`: whether the template shows tools to the model, as far as that is known better than from its text.
     Where it does not, the model gets the generic form of calls, which `generic_tools_prompt` explains, beside the
-    family's own.
+    family's own. Raises `SettingsError` for a name that is none.
     """
-    found = next((row.format for row in _rows() if row.fits(template, architecture)), by_name(GENERIC))
+    found = by_name(name) if name is not None else _fitting(template, architecture)
     if accepts_tools is None:
         accepts_tools = reads(template, "tools")
     if not accepts_tools and found.name not in _READ_GENERIC_TOO:
@@ -90,6 +92,10 @@ def detect(template: str, architecture: str | None = None, *, accepts_tools: boo
         control=ReasoningControl.of(template),
         form=_trained_form(found.form, template),
     )
+
+
+def _fitting(template: str, architecture: str | None) -> OutputFormat:
+    return next((row.format for row in _rows() if row.fits(template, architecture)), by_name(GENERIC))
 
 
 def by_name(name: str) -> OutputFormat:

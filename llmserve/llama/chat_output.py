@@ -1,0 +1,143 @@
+"""What a chat's answers are going to look like: how the tools are told, what is enforced, how the text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llmserve.llama.choice_output import ChoiceOutput
+from llmserve.llama.grammar import Grammar
+from llmserve.llama.output.formats import HARMONY, OutputFormat
+from llmserve.llama.output.generic_tools import with_tools_prompt
+from llmserve.llama.output.reasoning import ThinkingBudget
+from llmserve.llama.output.tool_grammar import Demand, tool_grammar
+from llmserve.llama.output.tools import Tool
+from llmserve.llama.prompt import Chat
+from llmserve.llama.thought_gate import Speller, ThoughtGate
+from llmserve.llama.token_rule import TokenRule
+from llmserve.openai.requests import ChatRequest
+from llmserve.openai.tools import FunctionTool, NamedTool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """How one model writes. `plain` and `with_tools` are the formats of chats without and with tools.
+
+    `special_tokens` are by their texts the ids of what is not text, and `invisible` those whose text is not shown.
+    `tokenize` recognises control tokens, `spell` writes them out.
+    """
+
+    plain: OutputFormat
+    with_tools: OutputFormat
+    special_tokens: Mapping[str, int]
+    invisible: frozenset[int]
+    tokenize: Callable[[str], list[int]]
+    spell: Callable[[int], str]
+
+
+class ChatOutput:
+    """The same for one request."""
+
+    def __init__(self, model: ModelOutput, request: ChatRequest) -> None:
+        self._model = model
+        self._request = request
+        self._offered = request.tools if request.tool_choice != "none" else ()
+        self._format = model.with_tools if self._offered else model.plain
+
+    @cached_property
+    def chat(self) -> Chat:
+        """What to render."""
+        request = self._request
+        messages: list[Mapping[str, Any]] = [message.model_dump(exclude_defaults=True) for message in request.messages]
+        tools = [tool.for_template() for tool in self._offered]
+        if tools and not self._format.accepts_tools:
+            messages, tools = with_tools_prompt(messages, tools), []
+        stated = request.chat_template_kwargs
+        enable_thinking = stated.get("enable_thinking")
+        control = self._format.control.arguments(
+            request.reasoning_effort, enable_thinking if isinstance(enable_thinking, bool) else None
+        )
+        return Chat(
+            messages,
+            tools=tools,
+            documents=[document.model_dump(exclude_none=True) for document in request.documents],
+            arguments={**control, **stated},
+            continue_final_message=request.continue_final_message,
+        )
+
+    @cached_property
+    def grammars(self) -> list[Grammar]:
+        """What the answer has to follow: the first of these that can be compiled; empty where it is free.
+
+        Schemas of tools that are not strict are a help where they can be enforced and no reason to refuse a request
+        where they cannot.
+        """
+        asked = Grammar.of_request(self._request.response_format, self._request.structured_outputs)
+        demand = self._demand(asked)
+        if demand is None:
+            return [asked] if asked is not None else []
+        demands = [demand]
+        if not all(tool.strict for tool in demand.tools):
+            demands.append(demand.loosened())
+        return [
+            Grammar("grammar", tool_grammar(self._format, demand, self._model.special_tokens), "tools")
+            for demand in demands
+        ]
+
+    @cached_property
+    def shown(self) -> dict[int, bytes]:
+        """Text for control tokens that the parser has to see."""
+        reasoning = self._format.reasoning
+        thoughts = (*reasoning.openings, *reasoning.closings, *reasoning.hidden)
+        wanted = [
+            marker
+            for marker in self._format.markers
+            if self._offered or self._format.name == HARMONY or any(marker in text for text in thoughts)
+        ]
+        ids = {self._model.special_tokens[marker]: marker for marker in wanted if marker in self._model.special_tokens}
+        return {token: marker.encode() for token, marker in ids.items() if token in self._model.invisible}
+
+    def rule(self, rule: TokenRule | None, prompt_end: str) -> TokenRule | None:
+        """`rule` for the answer behind the thoughts, which the request may have limited."""
+        style = self._format.reasoning
+        limit = self._request.thinking_token_budget
+        inside = style.begins_inside(prompt_end)
+        thinks = self._format.name != HARMONY and (inside or (self._format.thinks and not style.is_over(prompt_end)))
+        if not thinks or (rule is None and limit is None):
+            return rule
+        special = self._model.special_tokens
+        openings = [special[opening] for opening in style.openings if opening in special]
+        speller = Speller(self._model.spell, self._model.tokenize, openings)
+        return ThoughtGate(ThinkingBudget(style, limit, inside=inside), rule, speller)
+
+    def choice(self, prompt_end: str) -> ChoiceOutput:
+        """The reader of one answer."""
+        parser = self._format.parser([_tool(tool) for tool in self._offered], prompt_end)
+        return ChoiceOutput(parser, lambda text: len(self._model.tokenize(text)))
+
+    def _demand(self, asked: Grammar | None) -> Demand | None:
+        """What is to be enforced of calls, beside or instead of the grammar that the request has asked for."""
+        request = self._request
+        tools = [_tool(tool) for tool in request.demanded_tools or self._offered]
+        if request.demanded_tools:
+            named = isinstance(request.tool_choice, NamedTool)
+            return Demand(tools, required=True, parallel=request.parallel_tool_calls and not named)
+        answer = self._answer_schema()
+        enforced = asked is None and any(tool.strict for tool in tools)
+        if not tools or not (enforced or answer is not None):
+            return None
+        return Demand(tools, required=False, parallel=request.parallel_tool_calls, answer=answer)
+
+    def _answer_schema(self) -> Mapping[str, Any] | None:
+        """The schema that `response_format` wants of an answer that calls nothing."""
+        form = self._request.response_format
+        if form is None or form.type == "text":
+            return None
+        return form.json_schema.definition if form.json_schema is not None else {"type": "object"}
+
+
+def _tool(tool: FunctionTool) -> Tool:
+    function = tool.function
+    return Tool(function.name, function.description, function.parameters, function.strict)
