@@ -99,23 +99,22 @@ class ChatOutput:
         ids = {self._model.special_tokens[marker]: marker for marker in wanted if marker in self._model.special_tokens}
         return {token: marker.encode() for token, marker in ids.items() if token in self._model.invisible}
 
-    def rule(self, rule: TokenRule | None, prompt_end: str) -> TokenRule | None:
-        """`rule` for the answer behind the thoughts, which the request may have limited."""
+    def choice(self, prompt_end: str, constraint: TokenRule | None) -> ChoiceOutput:
+        """The reader of one answer, which `constraint` holds for behind the thoughts."""
+        parser = self._format.parser([_tool(tool) for tool in self._offered], prompt_end)
+        return ChoiceOutput(parser, self._rule(prompt_end, constraint), lambda text: len(self._model.tokenize(text)))
+
+    def _rule(self, prompt_end: str, constraint: TokenRule | None) -> TokenRule | None:
         style = self._format.reasoning
         limit = self._request.thinking_token_budget
         inside = style.begins_inside(prompt_end)
         thinks = self._format.name != HARMONY and (inside or (self._format.thinks and not style.is_over(prompt_end)))
-        if not thinks or (rule is None and limit is None):
-            return rule
+        if not thinks or (constraint is None and limit is None):
+            return constraint
         special = self._model.special_tokens
         openings = [special[opening] for opening in style.openings if opening in special]
         speller = Speller(self._model.spell, self._model.tokenize, openings)
-        return ThoughtGate(ThinkingBudget(style, limit, inside=inside), rule, speller)
-
-    def choice(self, prompt_end: str) -> ChoiceOutput:
-        """The reader of one answer."""
-        parser = self._format.parser([_tool(tool) for tool in self._offered], prompt_end)
-        return ChoiceOutput(parser, lambda text: len(self._model.tokenize(text)))
+        return ThoughtGate(ThinkingBudget(style, limit, inside=inside), constraint, speller)
 
     def _demand(self, asked: Grammar | None) -> Demand | None:
         """What is to be enforced of calls, beside or instead of the grammar that the request has asked for."""

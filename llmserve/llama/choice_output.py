@@ -7,21 +7,29 @@ from collections.abc import Callable
 
 from llmserve.llama.output.events import Content, OutputEvent, Reasoning, ToolCallArguments, ToolCallStart
 from llmserve.llama.output.parser import OutputParser
+from llmserve.llama.thought_gate import ThoughtGate
+from llmserve.llama.token_rule import TokenRule
 from llmserve.openai.responses import Choice, FinishReason, ToolInvocation
 
 _log = logging.getLogger(__name__)
 
 
 class ChoiceOutput:
-    """`count` gives the number of tokens that a text takes."""
+    """`rule` is what its tokens have to follow, None for nothing; `count` gives the number of tokens of a text."""
 
-    def __init__(self, parser: OutputParser, count: Callable[[str], int]) -> None:
+    def __init__(self, parser: OutputParser, rule: TokenRule | None, count: Callable[[str], int]) -> None:
         self._parser = parser
+        self.rule = rule
         self._count = count
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[tuple[ToolCallStart, list[str]]] = []
-        self.reasoning_tokens = 0
+        self._counted = 0
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens were thought so far."""
+        return self.rule.used if isinstance(self.rule, ThoughtGate) else self._counted
 
     def take(self, text: str, *, ended: bool) -> list[OutputEvent]:
         """What more text of the answer makes certain; `ended`: no more will come."""
@@ -54,7 +62,7 @@ class ChoiceOutput:
             case Reasoning(text):
                 self._reasoning.append(text)
                 # Text comes in whole tokens but for what was held back, so the sum over the pieces is about right.
-                self.reasoning_tokens += self._count(text)
+                self._counted += self._count(text)
             case ToolCallStart():
                 self._calls.append((event, []))
             case ToolCallArguments(index, text):

@@ -157,11 +157,11 @@ class Service:
         output = ChatOutput(self._output, request)
         prompt = await loop.run_in_executor(self._preparing, lambda: self._prompts.chat(output.chat))
         constraint = await self._compile(lambda: output.grammars)
-        outputs = [output.choice(prompt.ending) for _ in range(request.n)]
         generations = self._generations(request, [prompt.tokens], constraint)
-        for generation in generations:
+        outputs = [output.choice(prompt.ending, generation.constraint) for generation in generations]
+        for generation, choice in zip(generations, outputs, strict=True):
             generation.shown = output.shown
-            generation.constraint = output.rule(generation.constraint, prompt.ending)
+            generation.constraint = choice.rule
         return Answer(self.engine, generations, 1, outputs)
 
     async def complete(self, request: CompletionRequest) -> Answer:

@@ -41,6 +41,11 @@ class ThoughtGate:
         self._end_when_exhausted()
 
     @property
+    def used(self) -> int:
+        """How many tokens were thought."""
+        return self._budget.used
+
+    @property
     def failure(self) -> InvalidRequest | None:
         return self._rule.failure if self._rule is not None else None
 
