@@ -30,7 +30,8 @@ class Settings:
     api_key: a key clients must send (only from the environment or the file, never from a flag).
     insecure_no_auth: allow an address off loopback without a key. allowed_hosts, allowed_origins: more names for the
     Host and Origin checks. strict: a request field nobody knows is a 400 instead of a response header.
-    engine, context, parallel, kv_type, threads, gpu_layers: override the plan. max_output_tokens: the cap of a
+    engine, context, parallel, kv_type, threads, gpu_layers: override the plan. output_format: how models write thoughts
+    and tool calls, where their chat templates do not show it. max_output_tokens: the cap of a
     request that states none. keep_alive: seconds an idle model stays loaded (-1: for ever). max_queue: requests
     that may wait per model. load_timeout: seconds a worker may take to become ready.
     """
@@ -50,6 +51,7 @@ class Settings:
     kv_type: KvType | None = None
     threads: int | None = None
     gpu_layers: int | None = None
+    output_format: str | None = None
     max_output_tokens: int | None = None
     keep_alive: float | None = None
     max_queue: int | None = None

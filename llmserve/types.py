@@ -199,7 +199,8 @@ class EnginePlan:
     prefixes may be kept in RAM after they left the KV cache. `batch` and `micro_batch` are tokens per step and per
     graph. `devices` lists what computes ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is
     available (advice, not a gate). `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`,
-    in their order. `kind` is the model's.
+    in their order. `kind` is the model's. `output_format` names the form in which it writes thoughts and tool calls;
+    "template": the one that its chat template shows.
     """
 
     engine: Engine
@@ -223,6 +224,7 @@ class EnginePlan:
     kv_layout: KvLayout = "unified"
     saved_tokens: int = 0
     kind: ModelKind = "generate"
+    output_format: str = "template"
 
 
 # --- what is in the store ------------------------------------------------------------------------------------------

@@ -179,7 +179,8 @@ class EventStream(_AnswerResponse):
                     timings = self._answer.timings() if last else None
                     reason = self._finish_reason(delta.index, delta.finish_reason)
                     events.append(self._chunks.finish(delta.index, reason, timings=timings))
-            await send({"type": "http.response.body", "body": b"".join(events), "more_body": True})
+            if events:
+                await send({"type": "http.response.body", "body": b"".join(events), "more_body": True})
 
     def _of(self, delta: Delta) -> Iterator[bytes]:
         """The events for a delta's text."""

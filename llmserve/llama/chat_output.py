@@ -124,8 +124,10 @@ class ChatOutput:
             named = isinstance(request.tool_choice, NamedTool)
             return Demand(tools, required=True, parallel=request.parallel_tool_calls and not named)
         answer = self._answer_schema()
+        if not tools and self._format.name != HARMONY:
+            return None
         enforced = asked is None and any(tool.strict for tool in tools)
-        if not tools or not (enforced or answer is not None):
+        if not enforced and answer is None:
             return None
         return Demand(tools, required=False, parallel=request.parallel_tool_calls, answer=answer)
 

@@ -120,15 +120,15 @@ class Loader:
         engine.start()
         return Service(engine, facts, output, prompts, constraints)
 
-    @staticmethod
-    def _output(runner: Runner, templates: Templates, prompts: PromptBuilder) -> ModelOutput:
+    def _output(self, runner: Runner, templates: Templates, prompts: PromptBuilder) -> ModelOutput:
         vocabulary = runner.vocabulary
         special = {vocabulary.text(token): token for token in vocabulary.special()}
 
         def output_format(*, tools: bool) -> OutputFormat:
             source = templates.source(templates.choose(tools=tools))
             accepts_tools = prompts.capabilities(tools=tools).tools
-            return detect(source, runner.architecture, accepts_tools=accepts_tools)
+            name = None if self._plan.output_format == "template" else self._plan.output_format
+            return detect(source, runner.architecture, accepts_tools=accepts_tools, name=name)
 
         return ModelOutput(
             plain=output_format(tools=False),

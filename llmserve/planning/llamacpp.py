@@ -103,6 +103,7 @@ def plan_llama_cpp(
         kv_layout=demand.layout,
         saved_tokens=saved_tokens,
         kind=model.kind,
+        output_format=settings.output_format or "template",
     )
 
 

@@ -116,6 +116,10 @@ class TestGrammars:
         assert '"now\\"' in both.text or "now" in both.text
         assert '"array"' in both.text
 
+    def test_in_harmony_a_response_format_is_a_message(self) -> None:
+        asked = output("<|channel|>", special={"<|message|>": 7}, response_format=JSON).grammars[0]
+        assert "<[7]> answer" in asked.text
+
     def test_control_tokens_are_named_by_their_ids(self) -> None:
         grammar = output(MISTRAL, tools=[TOOL], tool_choice="required").grammars[0]
         assert "<[3]>" in grammar.text

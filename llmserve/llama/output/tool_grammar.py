@@ -39,8 +39,9 @@ _ANYTHING = "/(?s:.*)/"
 class Demand:
     """What a request wants of an answer.
 
-    `tools`: those it may call. `required`: it has to call one or more, where it may be text otherwise. `parallel`:
-    more than one call is allowed. `answer`: the JSON schema of an answer that calls nothing, None for any text.
+    `tools`: those it may call, possibly none. `required`: it has to call one or more, where it may be text otherwise.
+    `parallel`: more than one call is allowed. `answer`: the JSON schema of an answer that calls nothing, None for any
+    text.
     """
 
     tools: Sequence[Tool]
@@ -74,12 +75,17 @@ class _Writer:
         self._rules: list[str] = []
 
     def text(self) -> str:
+        if not self._demand.tools:
+            return self._joined(self._free_text())
         first, calls = self._calls()
         if self._demand.required:
             calls = f"{self._literal(first)} {calls}"
         else:
             calls = f"( {self._free_text()} | {self._after_text(first)} {calls} )"
-        lines = [f"start: {self._thoughts()} {calls}", *self._rules]
+        return self._joined(calls)
+
+    def _joined(self, answer: str) -> str:
+        lines = [f"start: {self._thoughts()} {answer}", *self._rules]
         # What would make the text look like GBNF, whose mark this is, can only stand inside of a schema's strings.
         return "\n".join(lines).replace("::=", r":\u003a=") + "\n"
 

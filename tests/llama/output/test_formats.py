@@ -97,5 +97,10 @@ def test_whether_the_model_thinks(template: str, thinks: bool) -> None:
     assert detect(template).thinks is thinks
 
 
+def test_a_format_can_be_asked_for_against_the_template() -> None:
+    found = detect("{{ tools }}<tool_call>{% if enable_thinking %}", name="mistral")
+    assert (found.name, found.accepts_tools, found.control.switch) == ("mistral", True, "enable_thinking")
+
+
 def test_a_template_without_end_is_read_in_no_time() -> None:
     assert not detect("{% " * 60_000 + "tool").accepts_tools

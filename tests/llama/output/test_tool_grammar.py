@@ -189,6 +189,15 @@ def test_a_named_tool_is_the_only_one(special: dict[str, int]) -> None:
     )
 
 
+def test_in_harmony_an_answer_with_a_schema_is_a_message_too() -> None:
+    demand = Demand([], required=False, answer={"type": "boolean"})
+    grammar = tool_grammar(by_name("harmony"), demand, CONTROLS)
+    assert accepts(grammar, "<|channel|>final<|message|>true", CONTROLS)
+    thoughts = "<|channel|>analysis<|message|>Yes.<|end|><|start|>assistant"
+    assert accepts(grammar, f"{thoughts}<|channel|>final<|message|>true", CONTROLS)
+    assert not accepts(grammar, "true", CONTROLS)
+
+
 def test_parameters_may_be_loosened_where_tools_are_not_strict() -> None:
     strict = Tool("strict", parameters={"type": "object", "properties": {"a": {"type": "integer"}}}, strict=True)
     loose = Tool("loose", parameters={"type": "object", "uniqueItems": True, "properties": {"a": {"type": "integer"}}})
