@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmserve.errors import InvalidRequest
+from llmserve.llama.schema_gaps import strengthened, subschemas, unenforceable
 from llmserve.openai.response_format import ResponseFormat
 from llmserve.openai.structured_outputs import StructuredOutputs
 
@@ -88,8 +89,12 @@ def to_llguidance(kind: GrammarKind, text: str) -> str:
     import llguidance
 
     if kind == "json_schema":
+        schema = json.loads(text)
+        problem = unenforceable(schema)
+        if problem is not None:
+            raise ValueError(problem)
         options: Any = _SCHEMA_OPTIONS
-        return llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
+        return llguidance.LLMatcher.grammar_from_json_schema(strengthened(schema), overrides=options)
     if kind == "grammar" and "::=" in text:
         text = _plain_escapes(text)
     return llguidance.grammar_from(kind, text)
@@ -112,6 +117,8 @@ def _plain_escapes(gbnf: str) -> str:
 # Of a schema's errors: what llguidance writes, and the keywords that are meant where it does not name them.
 _UNNAMED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("regex parse error", ("pattern", "patternProperties")),
+    ("lookarounds", ("pattern", "patternProperties")),
+    ("patternProperty", ("patternProperties",)),
     ("min/maxProperties", ("minProperties", "maxProperties")),
     ("Unknown format", ("format",)),
     ("oneOf", ("oneOf",)),
@@ -124,11 +131,9 @@ _UNNAMED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Pointer", ("$ref",)),
     ("Resource", ("$ref",)),
     ("circular references", ("$ref",)),
-    ("multipleOf", ("multipleOf",)),
 )
+_WORD = re.compile(r"[$A-Za-z]+")
 _UNIMPLEMENTED = re.compile(r"Unimplemented keys: (\[.*?\])")
-# Below these every key is a name that the schema's author chose.
-_NAMES_BELOW = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 
 
 def refusal(grammar: Grammar, detail: str) -> InvalidRequest:
@@ -143,7 +148,7 @@ def refusal(grammar: Grammar, detail: str) -> InvalidRequest:
         keywords = json.loads(unimplemented[1])
         places = [_named(keyword, schema) for keyword in keywords]
         return InvalidRequest(f"the JSON schema cannot be enforced: {', '.join(places)} is not supported", param=param)
-    candidates = next((names for needle, names in _UNNAMED if needle in detail), ())
+    candidates = next((names for needle, names in _UNNAMED if needle in detail), _WORD.findall(detail))
     present = [keyword for keyword in candidates if _place(keyword, schema) is not None]
     place = f" ({_named(present[0], schema)})" if present else ""
     return InvalidRequest(f"the JSON schema cannot be used{place}: {_sentence(detail)}", param=param)
@@ -156,24 +161,10 @@ def _named(keyword: str, schema: Any) -> str:
 
 def _place(keyword: str, schema: Any) -> str | None:
     """JSON pointer of the subschema that first uses `keyword`: "" for the root, None where none does."""
-    for pointer, subschema in _subschemas(schema, ""):
+    for pointer, subschema in subschemas(schema):
         if keyword in subschema:
             return pointer[:_LONGEST_DETAIL]
     return None
-
-
-def _subschemas(value: Any, pointer: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(value, Mapping):
-        yield pointer, value
-        for key, child in value.items():
-            if key in _NAMES_BELOW and isinstance(child, Mapping):
-                for name, item in child.items():
-                    yield from _subschemas(item, f"{pointer}/{key}/{name}")
-            elif key not in ("enum", "const", "default", "examples"):
-                yield from _subschemas(child, f"{pointer}/{key}")
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for index, item in enumerate(value):
-            yield from _subschemas(item, f"{pointer}/{index}")
 
 
 def _sentence(detail: str) -> str:

@@ -17,7 +17,7 @@ class GrammarWork:
     """{"kind": KIND, "text": ...} -> {"grammar": TEXT}, llguidance's form, or {"refused": llguidance's words}."""
 
     def __init__(self, tokens: Sequence[bytes], special: Sequence[int], ends: Sequence[int]) -> None:
-        self._tokenizer = _tokenizer(tokens, special, ends)
+        self.tokenizer = _tokenizer(tokens, special, ends)
 
     @classmethod
     def from_setup(cls, setup: Mapping[str, Any]) -> GrammarWork:
@@ -32,7 +32,7 @@ class GrammarWork:
             return {"refused": str(error)}
         except RecursionError:
             return {"refused": "it is nested too deeply"}
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits())
+        matcher = llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits())
         if not matcher.is_error():
             # The first mask is the dearest: all that a grammar may begin with is open.
             matcher.compute_bitmask()
