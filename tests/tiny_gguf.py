@@ -54,10 +54,12 @@ def write_tiny_model(
     chat_template: str | None = CHATML,
     name: str = "Tiny",
     pooling: gguf.PoolingType | None = None,
+    temperature: float | None = None,
 ) -> Path:
     """Write the model to `path` and return it. The same arguments write the same bytes.
 
-    With `pooling` it is an embedding model, whose texts are seen from left to right.
+    With `pooling` it is an embedding model, whose texts are seen from left to right. `temperature` is what the file
+    recommends.
     """
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
@@ -73,6 +75,8 @@ def write_tiny_model(
     writer.add_layer_norm_rms_eps(1e-5)
     if pooling is not None:
         writer.add_pooling_type(pooling)
+    if temperature is not None:
+        writer.add_sampling_temp(temperature)
     _add_vocabulary(writer, chat_template)
     _add_tensors(writer, np.random.default_rng(seed), layers)
     writer.write_header_to_file()

@@ -15,6 +15,7 @@ from llmserve.llama.embedding_service import EmbeddingModel, EmbeddingService
 from llmserve.llama.engine import Engine
 from llmserve.llama.grammar_work import vocabulary_setup
 from llmserve.llama.kv_cache import KvCache, Limits, UnifiedCache
+from llmserve.llama.model_defaults import METADATA_KEYS, choices_of_metadata
 from llmserve.llama.output.formats import OutputFormat, detect
 from llmserve.llama.pairs import PairWriter
 from llmserve.llama.preparation import Preparer
@@ -109,7 +110,14 @@ class Loader:
         context = min(plan.context, cache.longest)
         templates = self._templates(runner)
         prompts = PromptBuilder(vocabulary, templates, context)
-        facts = ModelFacts(self._name, context, vocabulary.size, vocabulary.ends)
+        facts = ModelFacts(
+            self._name,
+            context,
+            vocabulary.size,
+            vocabulary.ends,
+            vocabulary.piece,
+            choices_of_metadata(runner.metadata(METADATA_KEYS)),
+        )
         self.tokens = TokenService(vocabulary, context)
         self._for_grammars.set_up(
             lambda: vocabulary_setup(vocabulary.spellings(), vocabulary.special(), vocabulary.ends)

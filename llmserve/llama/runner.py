@@ -60,10 +60,16 @@ class Runner:
 
     @property
     def architecture(self) -> str | None:
-        """GGUF's `general.architecture`."""
+        return self.metadata(["general.architecture"]).get("general.architecture")
+
+    def metadata(self, keys: Collection[str]) -> dict[str, str]:
+        """The values that the model file has for these GGUF keys, as text; longer ones are cut at 127 bytes."""
+        values: dict[str, str] = {}
         value = ctypes.create_string_buffer(128)
-        length = llama_cpp.llama_model_meta_val_str(self._model, b"general.architecture", value, len(value))
-        return value.value.decode(errors="replace") if length > 0 else None
+        for key in keys:
+            if llama_cpp.llama_model_meta_val_str(self._model, key.encode(), value, len(value)) >= 0:
+                values[key] = value.value.decode(errors="replace")
+        return values
 
     def grammar_tokenizer(self) -> Any:
         """llguidance's tokenizer over this vocabulary. Takes about a second."""

@@ -16,6 +16,7 @@ from llmserve.llama.choice_output import ChoiceOutput
 from llmserve.llama.constraint import Constraint, ConstraintFactory
 from llmserve.llama.engine import Delta, Engine, Failure, Generation, Job
 from llmserve.llama.grammar import Grammar
+from llmserve.llama.model_defaults import SamplingChoices
 from llmserve.llama.prompt import PromptBuilder
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.sequence import Sequence as TokenSequence
@@ -25,26 +26,22 @@ from llmserve.openai.responses import Usage
 
 # The gateway bounds its queues; this only keeps a worker that somebody else talks to from growing without end.
 _MOST_WAITING = 2048
-# Fields of a request that are sampling parameters of the same name; unstated ones take their defaults there.
-_SAMPLING_FIELDS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the service needs to know of the loaded model. `context` is the longest one sequence may become."""
+    """What the service needs to know of the loaded model.
+
+    `context` is the longest one sequence may become. `piece` gives a token's bytes and may be called from any thread.
+    `sampling` is what the model's file states of how its tokens are chosen.
+    """
 
     name: str
     context: int
     vocabulary_size: int
     ends: tuple[int, ...]
+    piece: Callable[[int], bytes]
+    sampling: SamplingChoices
 
 
 class Answer:
@@ -155,10 +152,14 @@ class Service:
         self._check_room()
         loop = asyncio.get_running_loop()
         output = ChatOutput(self._output, request)
-        prompt = await loop.run_in_executor(self._preparing, lambda: self._prompts.chat(output.chat))
+
+        def prepare() -> tuple[str, list[Generation]]:
+            prompt = self._prompts.chat(output.chat)
+            return prompt.ending, self._generations(request, [prompt.tokens])
+
+        ending, generations = await loop.run_in_executor(self._preparing, prepare)
         constraint = await self._compile(lambda: output.grammars)
-        generations = self._generations(request, [prompt.tokens], constraint)
-        outputs = [output.choice(prompt.ending, generation.constraint) for generation in generations]
+        outputs = [output.choice(ending, constraint.fork() if constraint else None) for _ in generations]
         for generation, choice in zip(generations, outputs, strict=True):
             generation.shown = output.shown
             generation.constraint = choice.rule
@@ -168,13 +169,17 @@ class Service:
         """Likewise; the choices of several prompts stand behind each other, `n` for each."""
         self._check_room()
         loop = asyncio.get_running_loop()
-        size = self.model.vocabulary_size
-        prompts = await loop.run_in_executor(
-            self._preparing, lambda: [self._prompts.completion(prompt, size) for prompt in request.prompt]
-        )
+
+        def prepare() -> list[Generation]:
+            size = self.model.vocabulary_size
+            return self._generations(request, [self._prompts.completion(prompt, size) for prompt in request.prompt])
+
+        generations = await loop.run_in_executor(self._preparing, prepare)
         grammar = Grammar.of_request(request.response_format, request.structured_outputs)
         constraint = await self._compile(lambda: [grammar] if grammar is not None else [])
-        return Answer(self.engine, self._generations(request, prompts, constraint), len(prompts))
+        for generation in generations:
+            generation.constraint = constraint.fork() if constraint is not None else None
+        return Answer(self.engine, generations, len(request.prompt))
 
     def close(self) -> None:
         self._preparing.shutdown(wait=False, cancel_futures=True)
@@ -196,18 +201,17 @@ class Service:
 
         return await asyncio.get_running_loop().run_in_executor(self._compiling, compile_first)
 
-    def _generations(
-        self, request: SamplingRequest, prompts: Sequence[list[int]], constraint: Constraint | None
-    ) -> list[Generation]:
+    def _generations(self, request: SamplingRequest, prompts: Sequence[list[int]]) -> list[Generation]:
+        """The answers to be written, `n` for each prompt. Slow where samplers look through long prompts."""
         parameters = self._parameters(request)
+        max_tokens = self.model.context if request.max_tokens is None else request.max_tokens
         return [
             Generation(
                 index=prompt_index * request.n + index,
                 sequence=TokenSequence(list(prompt), len(prompt), self.model.context, request.stream),
-                sampler=Sampler(parameters, prompt, index),
+                sampler=Sampler(parameters, prompt, index, self.model.piece),
                 text=TextStream(request.stop),
-                max_tokens=request.max_tokens or self.model.context,
-                constraint=constraint.fork() if constraint is not None else None,
+                max_tokens=max_tokens,
             )
             for prompt_index, prompt in enumerate(prompts)
             for index in range(request.n)
@@ -220,10 +224,5 @@ class Service:
                 raise InvalidRequest(
                     f"token {token} is outside the vocabulary of {self.model.vocabulary_size}", param="logit_bias"
                 )
-        stated = {name: getattr(request, name) for name in _SAMPLING_FIELDS}
-        return SamplingParameters(
-            logit_bias=bias,
-            banned=self.model.ends if request.ignore_eos else (),
-            seed=request.seed,
-            **{name: value for name, value in stated.items() if value is not None},
-        )
+        banned = self.model.ends if request.ignore_eos else ()
+        return SamplingChoices.of(request).or_else(self.model.sampling).parameters(bias, banned, request.seed)

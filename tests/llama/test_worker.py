@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from llmserve.openai.sse import EventParser
 from tests.llama.conftest import CONTEXT, NAME, WorkerProcess, tiny_plan
 from tests.support import until
-from tests.tiny_gguf import BEGIN, END
+from tests.tiny_gguf import BEGIN, END, write_tiny_model
 
 
 def chat(text: str = "hello world", **fields: Any) -> dict[str, Any]:
@@ -218,6 +218,37 @@ def test_a_client_that_hangs_up_cancels_in_every_phase(worker: WorkerProcess) ->
                     next(response.iter_raw())
     until(lambda: stats(worker)["running"] == stats(worker)["waiting"] == 0)
     assert stats(worker)["cancelled"] >= before + 1
+
+
+def test_what_the_file_recommends_holds_where_the_request_states_nothing(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "cold.gguf", context=CONTEXT, temperature=0.0)
+    with tempfile.TemporaryDirectory(prefix="llm") as folder:
+        cold = WorkerProcess(Path(folder), model, tiny_plan())
+        cold.wait_ready()
+        unstated = {name: value for name, value in complete("hello", seed=5).items() if name != "temperature"}
+        greedy = text(post(cold, complete("hello")))
+        assert text(post(cold, unstated)) == greedy
+        assert text(post(cold, {**unstated, "temperature": 1})) != greedy
+        cold.close()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1, "top_k": 1},
+        {"temperature": 1, "min_p": 1},
+        {"temperature": 1, "typical_p": 0.5, "xtc_probability": 1, "xtc_threshold": 0.05},
+        {"temperature": 1, "mirostat": 2, "mirostat_tau": 0.5},
+        {"dry_multiplier": 2, "dry_allowed_length": 1, "dry_sequence_breakers": ["q"]},
+        {"repetition_penalty": 1.8, "repeat_last_n": 4},
+    ],
+    ids=lambda fields: next(reversed(fields)),
+)
+def test_every_way_of_choosing_reaches_the_sampler(worker: WorkerProcess, fields: dict[str, Any]) -> None:
+    body = complete("hello hello hello", seed=3, max_tokens=32)
+    changed = text(post(worker, {**body, **fields}))
+    assert changed != text(post(worker, {**body, "temperature": 1 if fields.get("temperature") == 1 else 0}))
+    assert changed == text(post(worker, {**body, **fields}))
 
 
 def test_more_than_the_cache_holds_is_preempted_and_nobody_is_cut_short(tiny_model: Path) -> None:
