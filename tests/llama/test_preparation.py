@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,6 +146,47 @@ def test_nothing_outlives_the_handle(start: Callable[..., Preparer]) -> None:
     with pytest.raises(Unavailable):
         preparer.ask(render("good"))
     preparer.close()
+
+
+def test_closing_ends_a_request_in_flight(start: Callable[..., Preparer]) -> None:
+    preparer = start(PreparerLimits(cpu_seconds=60, wall_seconds=60))
+    preparer.ask(render("good"))
+    ended: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(Unavailable):
+            preparer.ask(render("loop"))
+        ended.append("told")
+
+    asking = threading.Thread(target=ask)
+    server = processes()[1]
+    idle = server.cpu_times().user
+    asking.start()
+    until(lambda: server.cpu_times().user > idle + 0.02)
+    preparer.close()
+    asking.join(timeout=20)
+    assert ended == ["told"]
+
+
+ORPHAN = """
+import sys, time
+from llmserve.llama.preparation import Preparer
+preparer = Preparer("templates")
+preparer.set_up(lambda: {"templates": {"default": "x"}, "tokens": {}})
+preparer.ask({"template": "default", "variables": {}, "most_characters": 9})
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_nothing_outlives_a_worker_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+        started = psutil.Process(worker.pid).children(recursive=True)
+        worker.kill()
+    assert len(started) == 2
+    until(lambda: not any(process.is_running() for process in started))
 
 
 def test_a_large_request_and_answer_pass(start: Callable[..., Preparer]) -> None:
