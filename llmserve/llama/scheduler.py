@@ -24,8 +24,6 @@ from llmserve.llama.step_budget import StepBudget
 READMISSION_RESERVE = 8
 # Of several prompts being computed, the oldest goes first in one of so many steps.
 OLDEST_FIRST_EVERY = 3
-# A step takes this much more than its budget where that completes a prompt.
-STRETCH = 1.5
 
 
 class Scheduler:
@@ -180,9 +178,9 @@ class Scheduler:
         prompts = len(self._running) - decoding
         budget = self._budget.prefill_tokens(decoding, prompts)
         shortest = min((sequence.pending for sequence in self._running if sequence.pending > 1), default=0)
-        # A short remainder is not worth a step of its own.
-        whole = shortest if shortest <= budget * STRETCH else budget
-        return min(max(budget, whole), self._budget.batch - decoding)
+        if self._budget.completes(shortest):
+            budget = max(budget, shortest)
+        return min(budget, self._budget.batch - decoding)
 
     def _prefill_chunks(self, decoding: list[Sequence], budget: int) -> list[Chunk]:
         """Spend `budget` on the prompts being computed; a cell is promised to each of `decoding`."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OBSERVE_SECONDS = 0.25
+# After a pause the first reading only starts a new interval: who was busy meanwhile says nothing about now.
+_STALE_SECONDS = 1.0
 # Others may use this much of a processor that a thread counts on. Between the two thresholds nothing changes, so that
 # the number does not swing: the gateway and its clients use some of the processors too.
 _LEAVE_ABOVE = 0.6
@@ -49,9 +51,11 @@ class ThreadGovernor:
         times = self._read()
         if times is None or times.clock <= self._last.clock:
             return self.threads
-        seconds = times.clock - self._last.clock
-        others = max(0.0, (times.busy - self._last.busy - (times.own - self._last.own)) / seconds)
-        self._last = times
+        last, self._last = self._last, times
+        seconds = times.clock - last.clock
+        if seconds > _STALE_SECONDS:
+            return self.threads
+        others = max(0.0, (times.busy - last.busy - (times.own - last.own)) / seconds)
         self._others += _SMOOTHING * (others - self._others)
         self.threads = self._fitting()
         return self.threads

@@ -59,6 +59,15 @@ def test_between_the_thresholds_nothing_swings() -> None:
         assert machine.run(1) == [1]
 
 
+def test_who_was_busy_during_a_pause_says_nothing_about_now() -> None:
+    machine = Machine(2, 2)
+    machine.run(3)
+    last = machine.times
+    machine.times = CpuTimes(last.clock + 60, last.busy + 120, last.own)
+    assert machine.governor.observe(machine.times.clock) == 2
+    assert set(machine.run()) == {2}
+
+
 def test_the_system_is_read_at_most_so_often() -> None:
     readings = []
 
