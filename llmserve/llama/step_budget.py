@@ -5,9 +5,8 @@ from __future__ import annotations
 # A running stream's gap between tokens may double, or reach this for each prompt that waits, whichever is larger: who
 # waits for a first token sees nothing at all, and whole prompts are cheaper to compute than slices of them.
 TOLERATED_GAP_SECONDS = 0.1
+# What the longest gap completes is not cut: small slices of a prompt cost up to twice as much for each token.
 LONGEST_GAP_SECONDS = 0.5
-# What one gap of this length completes is not cut: small slices of a prompt cost up to twice as much for each token.
-WHOLE_PROMPT_SECONDS = 0.25
 # A prompt always moves on by this much, however slow the machine.
 SMALLEST_CHUNK = 16
 # Weight of the newest measurement in the running means.
@@ -33,7 +32,7 @@ class StepBudget:
 
     def completes(self, tokens: int) -> bool:
         """Whether the last `tokens` of a prompt are few enough to be computed in one step, whoever else is running."""
-        return tokens * (self._prefill_seconds_per_token or 0.0) <= WHOLE_PROMPT_SECONDS
+        return tokens * (self._prefill_seconds_per_token or 0.0) <= LONGEST_GAP_SECONDS
 
     def observe(self, decoding: int, prefill: int, seconds: float) -> None:
         """Learn from a step that decoded `decoding` tokens and prefilled `prefill` in `seconds`."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmserve.llama.step_budget import LONGEST_GAP_SECONDS, SMALLEST_CHUNK, WHOLE_PROMPT_SECONDS, StepBudget
+from llmserve.llama.step_budget import LONGEST_GAP_SECONDS, SMALLEST_CHUNK, StepBudget
 
 
 def measured(decode: float, prefill_per_token: float) -> StepBudget:
@@ -50,5 +50,5 @@ def test_the_more_prompts_wait_the_longer_a_gap_may_be_up_to_a_bound() -> None:
 
 def test_what_a_short_gap_completes_is_not_cut() -> None:
     budget = measured(0.02, 0.002)
-    assert budget.completes(int(WHOLE_PROMPT_SECONDS / 0.002) - 5)
-    assert not budget.completes(int(WHOLE_PROMPT_SECONDS / 0.002) + 5)
+    assert budget.completes(int(LONGEST_GAP_SECONDS / 0.002) - 5)
+    assert not budget.completes(int(LONGEST_GAP_SECONDS / 0.002) + 5)
