@@ -57,12 +57,11 @@ def render(template: str, content: str = "hi") -> dict[str, Any]:
 
 
 def processes() -> list[psutil.Process]:
-    """The preparers of this process, supervisor before server."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "llmserve.llama.preparer" in " ".join(process.cmdline())
+    """The preparers that this process started, supervisor before server; not those of workers."""
+    supervisors = [
+        process for process in psutil.Process().children() if "llmserve.llama.preparer" in " ".join(process.cmdline())
     ]
+    return [process for supervisor in supervisors for process in (supervisor, *supervisor.children())]
 
 
 @pytest.mark.parametrize("bomb", ["loop", "power"])
@@ -77,7 +76,7 @@ def test_t2_what_computes_without_end_is_stopped_and_the_next_request_served(
 
 @pytest.mark.parametrize("bomb", ["repeat", "center", "doubling", "list", "indent"])
 def test_t3_what_takes_too_much_memory_is_refused(start: Callable[..., Preparer], bomb: str) -> None:
-    preparer = start()
+    preparer = start(PreparerLimits(cpu_seconds=30, wall_seconds=30, memory_bytes=64 * 1024 * 1024))
     assert preparer.ask(render(bomb))["refused"] == "it needs too much memory"
     assert preparer.ask(render("good"))["text"] == "hi!"
 
