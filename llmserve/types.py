@@ -199,8 +199,9 @@ class EnginePlan:
     prefixes may be kept in RAM after they left the KV cache. `batch` and `micro_batch` are tokens per step and per
     graph. `devices` lists what computes ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is
     available (advice, not a gate). `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`,
-    in their order. `kind` is the model's. `output_format` names the form in which it writes thoughts and tool calls;
-    "template": the one that its chat template shows.
+    in their order. `spare_rows` is how many rows of logits a step may give beyond one for each running sequence: for
+    drafts that are checked, and prompts that are scored. `kind` is the model's. `output_format` names the form in which
+    it writes thoughts and tool calls; "template": the one that its chat template shows.
     """
 
     engine: Engine
@@ -225,6 +226,7 @@ class EnginePlan:
     saved_tokens: int = 0
     kind: ModelKind = "generate"
     output_format: str = "template"
+    spare_rows: int = 32
 
 
 # --- what is in the store ------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from llmserve.errors import LlmserveError, Unavailable, WrongModelKind
 from llmserve.llama.embedding_routes import embedding_routes
 from llmserve.llama.embedding_service import EmbeddingService
-from llmserve.llama.engine import Delta
+from llmserve.llama.generation import Delta
 from llmserve.llama.loader import Loader
 from llmserve.llama.output.events import Content, OutputEvent, Reasoning, ToolCallArguments, ToolCallStart
 from llmserve.llama.service import Answer, Service
@@ -71,6 +71,8 @@ def create_app(loader: Loader) -> Starlette:
                 "prompt_tokens": counters.prompt_tokens,
                 "cached_tokens": counters.cached_tokens,
                 "generated_tokens": counters.generated_tokens,
+                "drafted_tokens": counters.drafted_tokens,
+                "accepted_tokens": counters.accepted_tokens,
                 "cancelled": counters.cancelled,
             }
         )

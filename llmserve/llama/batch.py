@@ -60,20 +60,39 @@ Operation = Drop | Trim | Copy | Save | Restore | Forget
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Compute `sequence.tokens[start : start + count]`; `sample`: the last one gives the next token's logits."""
+    """Compute `count` tokens of `sequence` from `start` on, of which the last are `draft` and not yet its own.
+
+    `sample`: the next token is chosen from the logits behind the last token before the draft, and the draft is checked
+    against them and those behind its own tokens. `scored`: the logits behind all tokens are wanted.
+    """
 
     sequence: Sequence
     slot: int
     start: int
     count: int
     sample: bool
+    scored: bool = False
+    draft: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> list[int]:
+        own = self.sequence.tokens[self.start : self.start + self.count - len(self.draft)]
+        return [*own, *self.draft] if self.draft else own
+
+    @property
+    def rows(self) -> int:
+        """Of how many of its last tokens the logits are wanted."""
+        if self.scored:
+            return self.count
+        return 1 + len(self.draft) if self.sample else 0
 
 
 @dataclass(slots=True)
 class Batch:
     """Cache operations in order, then chunks in order of their slots.
 
-    `decoding` of the chunks are one token of a sequence that is writing; `prefill` is the number of prompt tokens.
+    `decoding` of the chunks are one token, and its draft, of a sequence that is writing; `prefill` is the number of
+    prompt tokens.
     """
 
     operations: list[Operation] = field(default_factory=list)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from llmserve.errors import LlmserveError
-from llmserve.llama.batch import Batch
-from llmserve.llama.sampler import Sampler
+from llmserve.llama.batch import Batch, Chunk
+from llmserve.llama.draft import verified
+from llmserve.llama.generation import Delta, Failure, FinishReason, Generation, Job, merged
+from llmserve.llama.logprobs import ScoredRows, TokenScore, prompt_scores
 from llmserve.llama.scheduler import Scheduler
-from llmserve.llama.sequence import Phase
 from llmserve.llama.sequence import Sequence as TokenSequence
-from llmserve.llama.text_stream import TextStream
-from llmserve.llama.token_rule import TokenRule
-
-FinishReason = Literal["stop", "length"]
 
 # Text is handed to the event loop at most this often, except for first tokens and ends, which leave at once. On a small
 # machine every event costs the compute threads their caches, and nobody reads faster than twenty updates a second.
@@ -45,50 +43,6 @@ class OutOfRoom(Exception):
     """Raised by `Decoder.decode` when the cache cannot take the batch; nothing was computed."""
 
 
-@dataclass(eq=False, slots=True)
-class Generation:
-    """One answer being written: `index` among the request's answers. Belongs to the engine thread once submitted."""
-
-    index: int
-    sequence: TokenSequence
-    sampler: Sampler
-    text: TextStream
-    max_tokens: int
-    constraint: TokenRule | None = None
-    # Bytes to show for control tokens, which are otherwise invisible in text.
-    shown: Mapping[int, bytes] = field(default_factory=dict)
-    started: float | None = None
-    first_token: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """New text of one answer, and why it ended if it did. Both may be absent in a step that shows nothing yet."""
-
-    index: int
-    text: str
-    finish_reason: FinishReason | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The request is over, with an error."""
-
-    error: LlmserveError
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """A request as the engine sees it. `deliver` is called on the event loop with everything of one step."""
-
-    generations: Sequence[Generation]
-    deliver: Callable[[Delta | Failure], None]
-    unfinished: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.unfinished = len(self.generations)
-
-
 @dataclass(slots=True)
 class Counters:
     """Totals since the start, written by the engine thread and read by anyone (each is one machine word)."""
@@ -97,6 +51,8 @@ class Counters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     cancelled: int = 0
     step_seconds: float = 0.0
 
@@ -221,48 +177,108 @@ class Engine:
         self._send(now)
 
     def _sample(self, batch: Batch, logits: npt.NDArray[np.float32], now: float) -> None:
-        owners = [self._owners[chunk.sequence] for chunk in batch.chunks if chunk.sample]
-        for row, (_, generation) in zip(logits, owners, strict=True):
-            if generation.sampler.adjusts:
-                generation.sampler.adjust(row)
-            if generation.constraint is not None:
-                generation.constraint.apply(row)
-        largest = logits.argmax(axis=1) if owners else ()
-        for row, greedy, (job, generation) in zip(logits, largest, owners, strict=True):
-            if not np.isfinite(row[greedy]):
-                self._fail(job, EngineFailed("the model produced no usable probabilities"))
-                continue
-            token = int(greedy) if generation.sampler.greedy else generation.sampler.draw(row)
-            if generation.first_token is None:
-                generation.first_token = now
-                self._urgent = True
-                self.counters.cached_tokens += generation.sequence.cached or 0
-            self._advance(job, generation, token)
+        """Score prompts, and let every sequence write that can. `logits`: float32 [rows of all chunks, vocabulary]."""
+        scored = self._rows_to_score(batch, logits)
+        end = 0
+        for chunk in batch.chunks:
+            start, end = end, end + chunk.rows
+            if chunk.sequence not in self._owners:
+                continue  # another answer of the same request failed in this step
+            job, generation = self._owners[chunk.sequence]
+            if chunk.scored:
+                _score_prompt(generation, chunk, logits[start:end])
+            if chunk.sample:
+                first = end - 1 - len(chunk.draft)
+                scores = [partial(scored.score, row) for row in range(first, end)] if generation.top is not None else []
+                self._write(job, generation, chunk, logits[first:end], scores, now)
 
-    def _advance(self, job: Job, generation: Generation, token: int) -> None:
-        """One more token of one answer: show its text, and end the answer where it ends."""
+    def _rows_to_score(self, batch: Batch, logits: npt.NDArray[np.float32]) -> ScoredRows:
+        """The rows whose tokens want a score, as they are before anything is chosen from them."""
+        tops: dict[int, int] = {}
+        end = 0
+        for chunk in batch.chunks:
+            end += chunk.rows
+            top = self._owners[chunk.sequence][1].top
+            if chunk.sample and top is not None:
+                tops |= dict.fromkeys(range(end - 1 - len(chunk.draft), end), top)
+        return ScoredRows(logits, tops)
+
+    def _write(
+        self,
+        job: Job,
+        generation: Generation,
+        chunk: Chunk,
+        rows: npt.NDArray[np.float32],
+        scores: Sequence[Callable[[int], TokenScore]],
+        now: float,
+    ) -> None:
+        """The next tokens of one answer: one, and those of the draft that are right.
+
+        `rows`: float32 [1 + draft, vocabulary]. `scores`: for each row, what gives the score of the token chosen from
+        it; empty where none are wanted.
+        """
+        if generation.first_token is None:
+            generation.first_token = now
+            self._urgent = True
+            self.counters.cached_tokens += generation.sequence.cached or 0
+        if generation.max_tokens == 0:
+            self._outbox.append((job, self._delta(generation, "", "length")))
+            self._finish(job, generation)
+            return
+        written, reason = 0, None
+        try:
+            for token in verified(rows, chunk.draft, partial(_choose, generation)):
+                score = scores[written](token) if scores else None
+                written += 1
+                reason = self._append(job, generation, token, score)
+                if reason is not None:
+                    break
+        except EngineFailed as error:
+            self._fail(job, error)
+            return
+        self.counters.drafted_tokens += len(chunk.draft)
+        self.counters.accepted_tokens += written - 1
+        self._scheduler.settle(chunk, written - 1)
+        if reason is not None:
+            self._finish(job, generation)
+
+    def _append(self, job: Job, generation: Generation, token: int, score: TokenScore | None) -> FinishReason | None:
+        """One more token of one answer: show its text; why the answer ends with it, if it does."""
         sequence = generation.sequence
-        if sequence.phase is Phase.DONE:
-            return  # another answer of the same request failed in this step
         sequence.tokens.append(token)
         generation.sampler.accept(token)
         self.counters.generated_tokens += 1
         ended = token in self._ends
-        text = "" if ended else generation.text.feed(generation.shown.get(token) or self._piece(token))
+        text = ""
+        if not ended:
+            piece = generation.shown.get(token) or self._piece(token)
+            text = generation.text.feed(piece)
+            if score is not None:
+                generation.scored_text.wrote(piece, score)
         reason: FinishReason | None = None
         if ended or generation.text.stopped or not self._constraint_goes_on(generation, token):
             reason = "stop"
         elif sequence.generated >= generation.max_tokens or len(sequence.tokens) >= sequence.max_length:
             reason = "length"
-        if reason is not None:
-            if not generation.text.stopped:
-                text += generation.text.flush()
-            self._scheduler.finish(sequence)
-            del self._owners[sequence]
-            job.unfinished -= 1
-            self._urgent = True
+        if reason is not None and not generation.text.stopped:
+            text += generation.text.flush()
         if text or reason is not None:
-            self._outbox.append((job, Delta(generation.index, text, reason)))
+            self._outbox.append((job, self._delta(generation, text, reason)))
+        return reason
+
+    @staticmethod
+    def _delta(generation: Generation, text: str, reason: FinishReason | None) -> Delta:
+        if generation.top is None:
+            return Delta(generation.index, text, reason)
+        parts = generation.scored_text.show(text, ended=reason is not None and not generation.text.stopped)
+        prompt_scores, generation.prompt_scores = tuple(generation.prompt_scores), []
+        return Delta(generation.index, text, reason, parts, prompt_scores)
+
+    def _finish(self, job: Job, generation: Generation) -> None:
+        self._scheduler.finish(generation.sequence)
+        del self._owners[generation.sequence]
+        job.unfinished -= 1
+        self._urgent = True
 
     @staticmethod
     def _constraint_goes_on(generation: Generation, token: int) -> bool:
@@ -293,7 +309,7 @@ class Engine:
         if not self._outbox or not (self._urgent or now - self._delivered >= self._delivery_seconds):
             return
         self._delivered, self._urgent = now, False
-        outbox, self._outbox = _merged(self._outbox), []
+        outbox, self._outbox = merged(self._outbox), []
 
         def deliver() -> None:
             for job, event in outbox:
@@ -302,19 +318,27 @@ class Engine:
         self._post(deliver)
 
 
-def _merged(outbox: list[tuple[Job, Delta | Failure]]) -> list[tuple[Job, Delta | Failure]]:
-    """The same events with consecutive deltas of one answer joined."""
-    gathered: dict[tuple[int, int], list[Delta]] = {}
-    jobs: dict[int, Job] = {}
-    failures: list[tuple[Job, Delta | Failure]] = []
-    for job, event in outbox:
-        if isinstance(event, Failure):
-            failures.append((job, event))
-        else:
-            jobs[id(job)] = job
-            gathered.setdefault((id(job), event.index), []).append(event)
-    joined: list[tuple[Job, Delta | Failure]] = [
-        (jobs[job], Delta(index, "".join(delta.text for delta in deltas), deltas[-1].finish_reason))
-        for (job, index), deltas in gathered.items()
-    ]
-    return joined + failures
+def _choose(generation: Generation, row: npt.NDArray[np.float32]) -> int:
+    """The token that follows, by `row`: float32 [vocabulary], which is altered. Raises `EngineFailed`."""
+    sampler = generation.sampler
+    if sampler.adjusts:
+        sampler.adjust(row)
+    if generation.constraint is not None:
+        generation.constraint.apply(row)
+    likeliest = int(row.argmax())
+    if not np.isfinite(row[likeliest]):
+        raise EngineFailed("the model produced no usable probabilities")
+    return likeliest if sampler.greedy else sampler.draw(row)
+
+
+def _score_prompt(generation: Generation, chunk: Chunk, rows: npt.NDArray[np.float32]) -> None:
+    """Score the prompt's tokens that follow those of `chunk`, except what was scored before a preemption.
+
+    `rows`: float32 [tokens of the chunk, vocabulary].
+    """
+    sequence = generation.sequence
+    known = len(generation.prompt_scores) - chunk.start
+    following = sequence.tokens[chunk.start + 1 : min(chunk.start + 1 + chunk.count, sequence.prompt_length)][known:]
+    generation.prompt_scores += prompt_scores(rows[known : known + len(following)], following, generation.top or 0)
+    if len(generation.prompt_scores) >= sequence.prompt_length - 1:
+        sequence.scores_prompt = False

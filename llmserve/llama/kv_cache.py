@@ -10,8 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
-from llmserve.llama.batch import Copy, Drop, Forget, Operation, Restore, Save
+from llmserve.llama.batch import Copy, Drop, Forget, Operation, Restore, Save, Trim
 from llmserve.llama.prefix_shelf import PrefixShelf
 from llmserve.llama.prefix_tree import Match, PrefixTree
 
@@ -29,7 +30,7 @@ class Limits:
     admitted that does not go on from them. cuttable: False where a sequence's memory cannot be cut at a token
     (recurrent state, sliding window), so that only whole sequences are gone on from. shelf: tokens that may be kept in
     host memory after they left the cache. worth_saving: finished sequences go there if at least so many of their tokens
-    are nowhere else.
+    are nowhere else. spare_rows: rows of logits that a step may give beyond one for each running sequence.
     """
 
     parallel: int
@@ -40,10 +41,14 @@ class Limits:
     cuttable: bool = True
     shelf: int = 0
     worth_saving: int = 256
+    spare_rows: int = 32
 
 
 class KvCache(ABC):
     """What both layouts have in common. A slot is free (empty), idle (a finished sequence) or held (a running one)."""
+
+    # Whether every slot has cells of its own, and is computed apart from slots with another number of tokens.
+    separate_streams: ClassVar[bool] = False
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -80,6 +85,11 @@ class KvCache(ABC):
     def extend(self, slot: int, tokens: list[int]) -> None:
         """`slot` has computed `tokens` behind what it holds."""
         self._tree.extend(slot, tokens)
+
+    def trim(self, slot: int, length: int) -> None:
+        """`slot` keeps its first `length` tokens: the others, computed in the last step, turned out to be wrong."""
+        self._tree.trim(slot, length)
+        self.operations.append(Trim(slot, length))
 
     def retire(self, slot: int) -> None:
         """The sequence of `slot` is over; what it computed stays until its place is needed."""

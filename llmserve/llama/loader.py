@@ -175,5 +175,6 @@ def _cache(plan: EnginePlan, slots: int, cells: int, *, cuttable: bool) -> KvCac
         worth_keeping=0 if plan.gpu_layers else _WORTH_KEEPING_CPU,
         cuttable=cuttable,
         shelf=plan.saved_tokens,
+        spare_rows=plan.spare_rows,
     )
     return SplitCache(limits) if split else UnifiedCache(limits)

@@ -111,6 +111,19 @@ class PrefixTree:
         self.open(slot)
         self.extend(slot, kept)
 
+    def trim(self, slot: int, length: int) -> None:
+        """Forget what `slot` holds behind its first `length` tokens, in place.
+
+        Raises ValueError unless that is a part of its last run of cells, and nobody else's.
+        """
+        leaf = self._leaves[slot]
+        gone = self._lengths[slot] - length
+        if leaf.children or len(leaf.holders) != 1 or not 0 < gone < len(leaf.tokens):
+            raise ValueError(f"slot {slot} does not own its last {gone} cells alone")
+        del leaf.tokens[-gone:]
+        self._lengths[slot] = length
+        self.cells -= gone
+
     def fork(self, match: Match, slot: int) -> int:
         """Let `slot` share the matched cells (at least one); returns a slot that already holds them.
 

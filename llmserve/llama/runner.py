@@ -47,6 +47,7 @@ class Runner:
         self.cells = int(llama_cpp.llama_n_ctx(self._context))
         self.slots = slots
         self.cuttable = _is_cuttable(self._model)
+        self._most_outputs = _most_outputs(plan, slots)
         self._unified = plan.kv_layout == "unified"
         self._saved: dict[int, npt.NDArray[np.uint8]] = {}
         self._batch = _BatchBuffers(int(llama_cpp.llama_n_batch(self._context)), slots)
@@ -87,8 +88,9 @@ class Runner:
     def decode(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Carry out the batch's cache operations, then compute its chunks.
 
-        Returns float32 [chunks with `sample`, vocabulary], in the order of those chunks: a view into llama.cpp's
-        memory that is valid, and may be written to, until the next call. Raises `OutOfRoom` or `EngineFailed`.
+        Returns float32 [rows of all chunks, vocabulary], in the order of the chunks and of their tokens: a view into
+        llama.cpp's memory that is valid, and may be written to, until the next call. Raises `OutOfRoom` or
+        `EngineFailed`.
         """
         for operation in batch.operations:
             self._carry_out(operation)
@@ -107,25 +109,29 @@ class Runner:
             self._threads = threads
 
     def _compute_apart(self, chunks: list[Chunk]) -> npt.NDArray[np.float32]:
-        """Compute chunks of streams: all that are one token long at once, and each longer one by itself.
+        """Compute chunks of streams: all that are equally long at once.
 
         llama.cpp cuts a batch over several streams into pieces of equal length; chunks of different lengths would
         leave a pass over all the weights for every remainder.
         """
-        steps = [[chunk for chunk in chunks if chunk.count == 1], *([chunk] for chunk in chunks if chunk.count > 1)]
-        calls = [step for step in steps if step]
+        calls: dict[int, list[Chunk]] = {}
+        for chunk in chunks:
+            calls.setdefault(chunk.count, []).append(chunk)
         if len(calls) == 1:
-            return self._compute(calls[0])
+            return self._compute(chunks)
         rows: dict[int, npt.NDArray[np.float32]] = {}
-        for call in calls:
-            logits = self._compute(call).copy()
-            rows |= zip((chunk.slot for chunk in call if chunk.sample), logits, strict=True)
-        sampled = [rows[chunk.slot] for chunk in chunks if chunk.sample]
-        return np.stack(sampled) if sampled else np.empty((0, self.vocabulary.size), dtype=np.float32)
+        for _, call in sorted(calls.items()):
+            logits, first = self._compute(call).copy(), 0
+            for chunk in call:
+                rows[chunk.slot] = logits[first : first + chunk.rows]
+                first += chunk.rows
+        return np.concatenate([rows[chunk.slot] for chunk in chunks])
 
     def _compute(self, chunks: list[Chunk]) -> npt.NDArray[np.float32]:
         """One call of llama.cpp; its rows of logits, as a view that the next call overwrites."""
         outputs = self._batch.fill(chunks)
+        if outputs > self._most_outputs:
+            raise ValueError(f"a step of {outputs} rows of logits is over the context's {self._most_outputs}")
         status = llama_cpp.llama_decode(self._context, self._batch.struct)
         if status == 1:
             raise OutOfRoom
@@ -315,12 +321,11 @@ class _BatchBuffers:
             if not 0 <= chunk.slot < self._slots or chunk.count < 1:
                 raise ValueError("a chunk outside the context's slots, or an empty one")
             start, end = end, end + chunk.count
-            self._tokens[start:end] = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
+            self._tokens[start:end] = chunk.tokens
             self._positions[start:end] = np.arange(chunk.start, chunk.start + chunk.count)
             self._slot_ids[start:end] = chunk.slot
-            if chunk.sample:
-                self._logits[end - 1] = 1
-                outputs += 1
+            self._logits[end - chunk.rows : end] = 1
+            outputs += chunk.rows
         self.struct.n_tokens = total
         return outputs
 
@@ -363,8 +368,8 @@ def _open_context(model: Any, plan: EnginePlan, slots: int) -> Any:
     parameters.n_batch = plan.batch
     parameters.n_ubatch = plan.micro_batch
     parameters.n_seq_max = slots
-    # Only the rows that are sampled need logits; without this bound every token of a micro-batch gets room for them.
-    parameters.n_outputs_max = max(plan.parallel, slots)
+    # Without this bound every token of a micro-batch gets room for logits.
+    parameters.n_outputs_max = _most_outputs(plan, slots)
     # A step of one token uses n_threads, any other n_threads_batch: both are the plan's.
     parameters.n_threads = parameters.n_threads_batch = plan.threads
     parameters.type_k = parameters.type_v = _KV_TYPES[plan.kv_type]
@@ -380,6 +385,11 @@ def _open_context(model: Any, plan: EnginePlan, slots: int) -> Any:
             "llama.cpp could not open a context for the model", hint="a smaller --context may fit into memory"
         )
     return context
+
+
+def _most_outputs(plan: EnginePlan, slots: int) -> int:
+    """Rows of logits that one step may give."""
+    return min(plan.batch, max(plan.parallel, slots) + plan.spare_rows)
 
 
 def _is_cuttable(model: Any) -> bool:

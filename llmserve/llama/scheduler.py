@@ -1,12 +1,13 @@
 """Who is computed in the next step: a pure decision over sequences, slots, cells and a token budget.
 
-Three verbs: `next_batch()` says what to do to the cache and which tokens to run, the engine runs it, `commit(batch)`
-records that it happened. Rules, in order:
+Four verbs: `next_batch()` says what to do to the cache and which tokens to run, the engine runs it, `commit(batch)`
+records that it happened, `settle` how much of a draft was right. Rules, in order:
 
 1. Every running sequence that is writing gets its one token. If the cells do not suffice, cached sequences are dropped
    (least recently used first), then the youngest running sequence is preempted: it keeps its tokens, waits at the
    front, and goes on when there is room. Nobody fails because somebody else wrote much.
 2. Prompts get what is left of the step's budget, shortest remainder first; in some steps the oldest goes before it.
+   A step without prompts checks drafts of what comes next, where that pays and cells are free anyway.
 3. Waiting sequences are admitted while there is a place and their tokens fit: preempted ones first, then streamed,
    then the rest, each in order of arrival. A sequence that shares a long prefix with a prompt still being computed
    waits for those cells instead of computing them twice.
@@ -15,6 +16,7 @@ records that it happened. Rules, in order:
 from __future__ import annotations
 
 from llmserve.llama.batch import Batch, Chunk
+from llmserve.llama.drafting import Drafting
 from llmserve.llama.kv_cache import WORTHWHILE_PREFIX, KvCache
 from llmserve.llama.prefix_tree import common_prefix
 from llmserve.llama.sequence import Phase, Sequence
@@ -32,6 +34,7 @@ class Scheduler:
     def __init__(self, cache: KvCache, budget: StepBudget) -> None:
         self.cache = cache
         self._budget = budget
+        self._drafting = Drafting(equal_lengths=cache.separate_streams)
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
         self._prefill_steps = 0
@@ -70,24 +73,40 @@ class Scheduler:
         decoding = self._secure_decoding()
         self._admit()
         self._follow_move()
-        chunks = [Chunk(s, _slot(s), s.computed, 1, True) for s in decoding]
-        chunks += self._prefill_chunks(decoding, self._prefill_budget(len(decoding)))
+        prompts = self._prefill_chunks(decoding, self._prefill_budget(len(decoding)))
+        drafts = [()] * len(decoding) if prompts else self._drafts(decoding)
+        chunks = [
+            Chunk(sequence, _slot(sequence), sequence.computed, 1 + len(draft), True, draft=draft)
+            for sequence, draft in zip(decoding, drafts, strict=True)
+        ]
+        chunks += prompts
         # A cancelled sequence can leave cache operations behind when there is nothing to compute.
         operations = self.cache.take_operations()
         if not chunks and not operations:
             return None
-        prefill = sum(chunk.count for chunk in chunks[len(decoding) :])
+        prefill = sum(chunk.count for chunk in prompts)
         chunks.sort(key=lambda chunk: chunk.slot)
         return Batch(operations, chunks, len(decoding), prefill)
 
     def commit(self, batch: Batch, seconds: float) -> None:
         """The batch was computed, in `seconds`."""
         for chunk in batch.chunks:
-            sequence = chunk.sequence
-            sequence.computed += chunk.count
-            self.cache.extend(chunk.slot, sequence.tokens[chunk.start : chunk.start + chunk.count])
+            chunk.sequence.computed += chunk.count
+            self.cache.extend(chunk.slot, chunk.tokens)
         if batch.chunks:
             self._budget.observe(batch.decoding, batch.prefill, seconds)
+        if batch.chunks and not batch.prefill:
+            self._drafting.observe(sum(chunk.count for chunk in batch.chunks), seconds)
+
+    def settle(self, chunk: Chunk, accepted: int) -> None:
+        """The first `accepted` tokens of the computed chunk's draft are the sequence's own, the others are wrong.
+
+        To be called before the sequence is finished, or the next batch is asked for.
+        """
+        wrong = len(chunk.draft) - accepted
+        if wrong:
+            chunk.sequence.computed -= wrong
+            self.cache.trim(chunk.slot, chunk.sequence.computed)
 
     def relieve(self) -> bool:
         """The cache had no room for the last batch after all: give something up. False when nothing is left."""
@@ -106,6 +125,12 @@ class Scheduler:
         self.cache = type(self.cache)(self.cache.limits)
         self._running, self._waiting = [], []
         return lost
+
+    def _drafts(self, decoding: list[Sequence]) -> list[tuple[int, ...]]:
+        """What to check beside each sequence's next token: only where wrong tokens can be cut from its memory."""
+        limits = self.cache.limits
+        room = min(limits.spare_rows, min(self.cache.cells_free, self._budget.batch) - len(decoding))
+        return self._drafting.drafts(decoding, room if limits.cuttable else 0)
 
     # --- cells ---
 
@@ -142,13 +167,18 @@ class Scheduler:
                 return
             if self._shares_with_unfinished(sequence):
                 continue
-            if self._running and not self.cache.has_room(sequence.tokens, self._promised_to_others(sequence)):
+            if self._running and not self._has_room(sequence):
                 return  # in order: a smaller one behind it must not starve it
             self._start(sequence)
 
+    def _has_room(self, sequence: Sequence) -> bool:
+        reusable = _reusable(sequence)
+        anew = len(sequence.tokens) - len(reusable)
+        return self.cache.has_room(reusable, self._promised_to_others(sequence) + anew)
+
     def _shares_with_unfinished(self, sequence: Sequence) -> bool:
         """Whether another prompt, still being computed, will soon hold a worthwhile part of this one's prefix."""
-        if not self.cache.limits.cuttable:
+        if not self.cache.limits.cuttable or sequence.scores_prompt:
             return False
         in_prefill = [other for other in self._running if other.pending > 1]
         if not in_prefill:
@@ -165,7 +195,7 @@ class Scheduler:
         return unfinished + (READMISSION_RESERVE * len(self._running) if sequence.preemptions else 0)
 
     def _start(self, sequence: Sequence) -> None:
-        slot, cached = self.cache.admit(sequence.tokens)
+        slot, cached = self.cache.admit(_reusable(sequence))
         self._waiting.remove(sequence)
         self._running.append(sequence)
         sequence.phase, sequence.slot, sequence.computed = Phase.RUNNING, slot, cached
@@ -187,14 +217,26 @@ class Scheduler:
         writing = set(map(id, decoding))
         prompts = self._in_turn([sequence for sequence in self._running if id(sequence) not in writing])
         promised = len(decoding)
+        rows = self.cache.limits.spare_rows
         chunks: list[Chunk] = []
         for sequence in prompts:
-            count = min(sequence.pending, budget)
+            # Beside the spare rows there is one for each running sequence.
+            count = min(sequence.pending, budget, rows + 1 if sequence.scores_prompt else budget)
             if not self.cache.make_room(promised + count):
                 count = min(count, self.cache.cells_free - promised)
             if count <= 0:
                 break
-            chunks.append(Chunk(sequence, _slot(sequence), sequence.computed, count, count == sequence.pending))
+            chunks.append(
+                Chunk(
+                    sequence,
+                    _slot(sequence),
+                    sequence.computed,
+                    count,
+                    sample=count == sequence.pending,
+                    scored=sequence.scores_prompt,
+                )
+            )
+            rows -= count - 1 if sequence.scores_prompt else 0
             budget -= count
             promised += count
         if prompts and not chunks and not decoding:
@@ -221,6 +263,11 @@ def _slot(sequence: Sequence) -> int:
     if sequence.slot is None:
         raise ValueError("the sequence is not running")
     return sequence.slot
+
+
+def _reusable(sequence: Sequence) -> list[int]:
+    """The tokens of which all but the last may come from the cache."""
+    return sequence.tokens[:1] if sequence.scores_prompt else sequence.tokens
 
 
 def _priority(sequence: Sequence) -> tuple[bool, bool, int]:

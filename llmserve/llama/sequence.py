@@ -6,6 +6,8 @@ import itertools
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from llmserve.llama.speculation import Speculation
+
 _ages = itertools.count()
 
 
@@ -23,6 +25,9 @@ class Sequence:
     A sequence with one token left to compute is decoding, one with more is in prefill: there is no other difference,
     so a preempted sequence simply starts again with `computed == 0`. `cached` counts the prompt tokens that were
     taken from another sequence's cells at its first admission.
+
+    `scores_prompt`: the logits behind every token of its prompt are wanted, so none of it may come from elsewhere.
+    `speculation` drafts its text ahead, None: nothing does.
     """
 
     tokens: list[int]
@@ -33,6 +38,8 @@ class Sequence:
     slot: int | None = None
     computed: int = 0
     cached: int | None = None
+    scores_prompt: bool = False
+    speculation: Speculation | None = None
     preemptions: int = 0
     age: int = field(default_factory=lambda: next(_ages))
 

@@ -14,7 +14,8 @@ from llmserve.errors import InvalidRequest, TooManyRequests
 from llmserve.llama.chat_output import ChatOutput, ModelOutput
 from llmserve.llama.choice_output import ChoiceOutput
 from llmserve.llama.constraint import Constraint, ConstraintFactory
-from llmserve.llama.engine import Delta, Engine, Failure, Generation, Job
+from llmserve.llama.engine import Engine
+from llmserve.llama.generation import Delta, Failure, Generation, Job
 from llmserve.llama.grammar import Grammar
 from llmserve.llama.model_defaults import SamplingChoices
 from llmserve.llama.prompt import PromptBuilder

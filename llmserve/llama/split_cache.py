@@ -19,6 +19,8 @@ _PATIENCE_STEPS = 2
 class SplitCache(KvCache):
     """`limits.cells` is divided evenly, so a sequence may have `cells // slots` tokens and room never runs out."""
 
+    separate_streams = True
+
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self._scattered_steps = 0

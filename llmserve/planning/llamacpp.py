@@ -58,7 +58,8 @@ class _Task:
         free = sum(accelerator.budget for accelerator in self.accelerators) if on_gpu else self.ram
         parallel = rules.sequences(self.hardware, self.model, self.settings, free, on_gpu=on_gpu)
         cells = padded(context)
-        batch, micro_batch, outputs = rules.GPU_BATCH if on_gpu else rules.CPU_BATCH, rules.MICRO_BATCH, parallel
+        batch, micro_batch = rules.GPU_BATCH if on_gpu else rules.CPU_BATCH, rules.MICRO_BATCH
+        outputs = parallel + rules.SPARE_ROWS
         if self.model.kind == "embed":
             # A sequence that is pooled must be one graph. It makes no logits, but llama.cpp sets room for them aside.
             batch, micro_batch, outputs = cells, cells, cells
@@ -104,6 +105,7 @@ def plan_llama_cpp(
         saved_tokens=saved_tokens,
         kind=model.kind,
         output_format=settings.output_format or "template",
+        spare_rows=rules.SPARE_ROWS,
     )
 
 

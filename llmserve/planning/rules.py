@@ -19,6 +19,8 @@ TINY_MACHINE_SEQUENCES = 4
 CPU_BATCH = 512
 GPU_BATCH = 2048
 MICRO_BATCH = 512
+# Rows of logits beyond one for each sequence: each takes 4 bytes per token of the vocabulary, twice.
+SPARE_ROWS = 32
 
 MOST_STREAM_BYTES = 8 * GIB
 

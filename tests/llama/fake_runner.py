@@ -58,13 +58,14 @@ class FakeRunner:
             slot = self.slots[chunk.slot]
             assert chunk.start == len(slot), "positions continue what the slot holds"
             assert chunk.count > 0
-            for token in chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]:
+            wanted = len(slot) + chunk.count - chunk.rows
+            for token in chunk.tokens:
                 slot.append((self._next_cell, token))
                 self._next_cell += 1
-            if chunk.sample:
-                row = np.full(VOCABULARY, -1, dtype=np.float32)
-                row[next_token(self.tokens(chunk.slot))] = 5
-                rows.append(row)
+                if len(slot) > wanted:
+                    row = np.full(VOCABULARY, -1, dtype=np.float32)
+                    row[next_token(self.tokens(chunk.slot))] = 5
+                    rows.append(row)
         self.steps += 1
         self.computed += total
         return np.stack(rows) if rows else np.empty((0, VOCABULARY), dtype=np.float32)

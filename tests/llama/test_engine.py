@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from llmserve.llama.batch import Batch
-from llmserve.llama.engine import Delta, Engine, EngineFailed, Failure, Generation, Job, OutOfRoom
+from llmserve.llama.engine import Engine, EngineFailed, OutOfRoom
+from llmserve.llama.generation import Delta, Failure, Generation, Job
 from llmserve.llama.kv_cache import Limits, UnifiedCache
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.scheduler import Scheduler
