@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,6 +23,7 @@ from llmserve.llama.output.events import Content, OutputEvent, Reasoning, ToolCa
 from llmserve.llama.service import Answer, Service
 from llmserve.openai import sse
 from llmserve.openai.json import dump_json
+from llmserve.openai.logprobs import TokenLogprob
 from llmserve.openai.parse import parse_chat, parse_completion
 from llmserve.openai.requests import ChatRequest, CompletionRequest
 from llmserve.openai.responses import (
@@ -179,30 +180,25 @@ class EventStream(_AnswerResponse):
                     unfinished -= 1
                     last = not unfinished and not self._include_usage
                     timings = self._answer.timings() if last else None
-                    reason = self._finish_reason(delta.index, delta.finish_reason)
+                    reason = self._answer.outputs[delta.index].finish_reason(delta.finish_reason)
                     events.append(self._chunks.finish(delta.index, reason, timings=timings))
             if events:
                 await send({"type": "http.response.body", "body": b"".join(events), "more_body": True})
 
     def _of(self, delta: Delta) -> Iterator[bytes]:
         """The events for a delta's text."""
-        if not isinstance(self._chunks, ChatChunks):
-            if delta.text:
-                yield self._chunks.text(delta.index, delta.text)
-            return
-        output = self._answer.outputs[delta.index]
-        for event in output.take(delta.text, ended=delta.finish_reason is not None):
-            yield _chunk(self._chunks, delta.index, event)
-
-    def _finish_reason(self, index: int, reason: FinishReason) -> FinishReason:
-        outputs = self._answer.outputs
-        return outputs[index].finish_reason(reason) if outputs else reason
+        for event, logprobs in self._answer.outputs[delta.index].take_delta(delta):
+            yield _chunk(self._chunks, delta.index, event, logprobs)
 
 
-def _chunk(chunks: ChatChunks, index: int, event: OutputEvent) -> bytes:
+def _chunk(
+    chunks: ChatChunks | CompletionChunks, index: int, event: OutputEvent, logprobs: Sequence[TokenLogprob]
+) -> bytes:
+    if isinstance(event, Content):
+        return chunks.text(index, event.text, logprobs)
+    if not isinstance(chunks, ChatChunks):
+        raise TypeError("a text completion is nothing but text")
     match event:
-        case Content(text):
-            return chunks.text(index, text)
         case Reasoning(text):
             return chunks.reasoning(index, text)
         case ToolCallStart(call, identity, name):
@@ -230,18 +226,12 @@ class WholeAnswer(_AnswerResponse):
 
     async def _choices(self) -> list[Choice]:
         outputs = self._answer.outputs
-        texts: list[list[str]] = [[] for _ in range(self._answer.choices)]
-        reasons: list[FinishReason] = ["stop"] * self._answer.choices
+        reasons: list[FinishReason] = ["stop"] * len(outputs)
         async for batch in self._answer.deltas():
             for delta in batch:
                 reasons[delta.index] = delta.finish_reason or reasons[delta.index]
-                if outputs:
-                    outputs[delta.index].take(delta.text, ended=delta.finish_reason is not None)
-                else:
-                    texts[delta.index].append(delta.text)
-        if outputs:
-            return [output.choice(reason) for output, reason in zip(outputs, reasons, strict=True)]
-        return [Choice("".join(pieces), reason) for pieces, reason in zip(texts, reasons, strict=True)]
+                outputs[delta.index].take_delta(delta)
+        return [output.choice(reason) for output, reason in zip(outputs, reasons, strict=True)]
 
 
 async def _until_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from llmserve.llama.content_scores import ContentScores
+from llmserve.llama.generation import Delta
 from llmserve.llama.output.events import Content, OutputEvent, Reasoning, ToolCallArguments, ToolCallStart
 from llmserve.llama.output.parser import OutputParser
 from llmserve.llama.thought_gate import ThoughtGate
 from llmserve.llama.token_rule import TokenRule
+from llmserve.openai.logprobs import TokenLogprob
 from llmserve.openai.responses import Choice, FinishReason, ToolInvocation
 
 _log = logging.getLogger(__name__)
 
 
 class ChoiceOutput:
-    """`rule` is what its tokens have to follow, None for nothing; `count` gives the number of tokens of a text."""
+    """`rule` is what its tokens have to follow, None for nothing; `count` gives the number of tokens of a text.
+
+    `scores` is None where nothing is scored.
+    """
 
     def __init__(self, parser: OutputParser, rule: TokenRule | None, count: Callable[[str], int]) -> None:
         self._parser = parser
@@ -25,11 +31,26 @@ class ChoiceOutput:
         self._reasoning: list[str] = []
         self._calls: list[tuple[ToolCallStart, list[str]]] = []
         self._counted = 0
+        self.scores: ContentScores | None = None
 
     @property
     def reasoning_tokens(self) -> int:
         """How many tokens were thought so far."""
         return self.rule.used if isinstance(self.rule, ThoughtGate) else self._counted
+
+    def take_delta(self, delta: Delta) -> list[tuple[OutputEvent, list[TokenLogprob]]]:
+        """What `delta` makes certain, and the tokens of what is content."""
+        ended = delta.finish_reason is not None
+        if self.scores is None:
+            return [(event, []) for event in self.take(delta.text, ended=ended)]
+        # Token by token, so that it is known which of them an event is made of.
+        shown: list[tuple[OutputEvent, list[TokenLogprob]]] = []
+        for part in delta.parts:
+            self.scores.wrote(part)
+            shown += [(event, self.scores.of(event)) for event in self.take(part.text, ended=False)]
+        if ended:
+            shown += [(event, self.scores.of(event)) for event in self.take("", ended=True)]
+        return shown
 
     def take(self, text: str, *, ended: bool) -> list[OutputEvent]:
         """What more text of the answer makes certain; `ended`: no more will come."""
@@ -53,6 +74,7 @@ class ChoiceOutput:
             finish_reason=self.finish_reason(reason),
             reasoning="".join(self._reasoning) or None,
             tool_calls=tuple(ToolInvocation(call.id, call.name, "".join(pieces)) for call, pieces in self._calls),
+            logprobs=tuple(self.scores.logprobs) if self.scores is not None else None,
         )
 
     def _note(self, event: OutputEvent) -> None:

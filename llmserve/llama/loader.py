@@ -116,6 +116,7 @@ class Loader:
             vocabulary.size,
             vocabulary.ends,
             vocabulary.piece,
+            vocabulary.spelling,
             choices_of_metadata(runner.metadata(METADATA_KEYS)),
         )
         self.tokens = TokenService(vocabulary, context)

@@ -226,6 +226,10 @@ class Vocabulary:
             piece = self._pieces[token] = self._read_piece(token, special=False)
         return piece
 
+    def spelling(self, token: int) -> bytes:
+        """The bytes of `token`, a control token written out."""
+        return self.piece(token) or self._read_piece(token, special=True)
+
     def control_texts(self) -> tuple[str, ...]:
         """How the control tokens are written, longest first."""
         texts = {

@@ -41,6 +41,6 @@ class ScoredText:
             begun.append(self._waiting.popleft())
         starts = [min(start, end) - begin for start, _ in begun] + [len(text)]
         parts = [Part(text[: starts[0]], None)] if starts[0] > 0 else []
-        for (_, score), start, next_start in zip(begun, starts, starts[1:], strict=True):
+        for (_, score), start, next_start in zip(begun, starts[:-1], starts[1:], strict=True):
             parts.append(Part(text[start:next_start], score))
         return tuple(parts)

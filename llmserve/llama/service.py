@@ -14,6 +14,7 @@ from llmserve.errors import InvalidRequest, TooManyRequests
 from llmserve.llama.chat_output import ChatOutput, ModelOutput
 from llmserve.llama.choice_output import ChoiceOutput
 from llmserve.llama.constraint import Constraint, ConstraintFactory
+from llmserve.llama.content_scores import ContentScores
 from llmserve.llama.engine import Engine
 from llmserve.llama.generation import Delta, Failure, Generation, Job
 from llmserve.llama.grammar import Grammar
@@ -21,6 +22,7 @@ from llmserve.llama.model_defaults import SamplingChoices
 from llmserve.llama.prompt import PromptBuilder
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.sequence import Sequence as TokenSequence
+from llmserve.llama.text_output import Echo, TextOutput
 from llmserve.llama.text_stream import TextStream
 from llmserve.openai.requests import ChatRequest, CompletionRequest, SamplingRequest
 from llmserve.openai.responses import Usage
@@ -33,7 +35,8 @@ _MOST_WAITING = 2048
 class ModelFacts:
     """What the service needs to know of the loaded model.
 
-    `context` is the longest one sequence may become. `piece` gives a token's bytes and may be called from any thread.
+    `context` is the longest one sequence may become. `piece` gives the bytes a token shows, and `spelling` those of
+    control tokens too; both may be called from any thread.
     `sampling` is what the model's file states of how its tokens are chosen.
     """
 
@@ -42,18 +45,23 @@ class ModelFacts:
     vocabulary_size: int
     ends: tuple[int, ...]
     piece: Callable[[int], bytes]
+    spelling: Callable[[int], bytes]
     sampling: SamplingChoices
 
 
 class Answer:
     """A submitted request: its deltas as they come, and its figures. Used on the event loop only.
 
-    `outputs` read the text of the answers to a chat, one each; a completion's text is what it is, and has none.
+    `outputs` read the text of the answers, one each.
     Whoever holds it must call `close`, however it ends; that cancels what is still being computed.
     """
 
     def __init__(
-        self, engine: Engine, generations: Sequence[Generation], prompts: int, outputs: Sequence[ChoiceOutput] = ()
+        self,
+        engine: Engine,
+        generations: Sequence[Generation],
+        prompts: int,
+        outputs: Sequence[ChoiceOutput | TextOutput],
     ) -> None:
         self._engine = engine
         self._generations = generations
@@ -164,6 +172,7 @@ class Service:
         for generation, choice in zip(generations, outputs, strict=True):
             generation.shown = output.shown
             generation.constraint = choice.rule
+            choice.scores = ContentScores(self.model.spelling) if generation.top is not None else None
         return Answer(self.engine, generations, 1, outputs)
 
     async def complete(self, request: CompletionRequest) -> Answer:
@@ -171,16 +180,27 @@ class Service:
         self._check_room()
         loop = asyncio.get_running_loop()
 
-        def prepare() -> list[Generation]:
-            size = self.model.vocabulary_size
-            return self._generations(request, [self._prompts.completion(prompt, size) for prompt in request.prompt])
+        def prepare() -> tuple[list[Generation], list[TextOutput]]:
+            size, spelling = self.model.vocabulary_size, self.model.spelling
+            prompts = [self._prompts.completion(prompt, size) for prompt in request.prompt]
+            piece = spelling if request.logprobs is not None else None
+            asked: Sequence[str | Sequence[int]] = request.prompt
+            outputs = [
+                TextOutput(Echo.of(prompt, tokens, spelling) if request.echo else None, piece)
+                for prompt, tokens in zip(asked, prompts, strict=True)
+                for _ in range(request.n)
+            ]
+            generations = self._generations(request, prompts)
+            for generation in generations:
+                generation.sequence.scores_prompt = request.echo and request.logprobs is not None
+            return generations, outputs
 
-        generations = await loop.run_in_executor(self._preparing, prepare)
+        generations, outputs = await loop.run_in_executor(self._preparing, prepare)
         grammar = Grammar.of_request(request.response_format, request.structured_outputs)
         constraint = await self._compile(lambda: [grammar] if grammar is not None else [])
         for generation in generations:
             generation.constraint = constraint.fork() if constraint is not None else None
-        return Answer(self.engine, generations, len(request.prompt))
+        return Answer(self.engine, generations, len(request.prompt), outputs)
 
     def close(self) -> None:
         self._preparing.shutdown(wait=False, cancel_futures=True)
@@ -213,6 +233,7 @@ class Service:
                 sampler=Sampler(parameters, prompt, index, self.model.piece),
                 text=TextStream(request.stop),
                 max_tokens=max_tokens,
+                top=request.reported_alternatives,
             )
             for prompt_index, prompt in enumerate(prompts)
             for index in range(request.n)

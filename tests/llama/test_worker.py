@@ -282,3 +282,38 @@ def test_a_file_that_is_no_model_ends_the_worker_with_a_sentence(tmp_path: Path)
         assert "error: llama.cpp refused the model file" in message
         assert "Traceback" not in message
         worker.close()
+
+
+def test_a_prompt_is_shown_and_scored_in_the_shape_of_likelihood_tasks(worker: WorkerProcess) -> None:
+    prompt = "the world in the world there hello " * 8
+    post(worker, complete(prompt, max_tokens=1))  # its cells must not keep the prompt from being scored
+    answer = post(worker, complete(prompt, echo=True, logprobs=3, max_tokens=0))
+    choice = answer["choices"][0]
+    scores = choice["logprobs"]
+    assert (choice["text"], choice["finish_reason"]) == (prompt, "length")
+    assert answer["usage"]["completion_tokens"] == 0
+    assert "".join(scores["tokens"]) == prompt
+    assert scores["token_logprobs"][0] is scores["top_logprobs"][0] is None
+    assert all(logprob < 0 for logprob in scores["token_logprobs"][1:])
+    assert len(scores["tokens"]) == len(scores["top_logprobs"]) == answer["usage"]["prompt_tokens"]
+    assert [prompt[offset:].startswith(t) for offset, t in zip(scores["text_offset"], scores["tokens"], strict=True)]
+    one = post(worker, complete(prompt, echo=True, logprobs=3, max_tokens=1))["choices"][0]["logprobs"]
+    assert one["token_logprobs"][1:-1] == pytest.approx(scores["token_logprobs"][1:], abs=0.02)
+    assert len(one["tokens"]) == len(scores["tokens"]) + 1
+
+
+def test_a_greedy_token_is_its_likeliest_alternative(worker: WorkerProcess) -> None:
+    content = post(worker, chat(logprobs=True, top_logprobs=2))["choices"][0]["logprobs"]["content"]
+    assert len(content) == 16
+    for token in content:
+        assert token["top_logprobs"][0]["bytes"] == token["bytes"]
+        assert token["logprob"] == token["top_logprobs"][0]["logprob"]
+
+
+@pytest.mark.parametrize("stop", [[], ["hel", "the wor"]])
+def test_streamed_scores_are_the_whole_ones(worker: WorkerProcess, stop: list[str]) -> None:
+    body = chat(logprobs=True, top_logprobs=1, stop=stop, max_tokens=24)
+    whole = post(worker, body)["choices"][0]["logprobs"]["content"]
+    choices = [choice for event in events(worker, body) for choice in event["choices"]]
+    streamed = [entry for choice in choices if choice["logprobs"] for entry in choice["logprobs"]["content"]]
+    assert [entry["bytes"] for entry in streamed] == [entry["bytes"] for entry in whole]
