@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from llmserve.llama.batch import Chunk, Drop
+from llmserve.llama.batch import Chunk, Drop, Trim
+from llmserve.llama.draft import Drafter, verified
 from llmserve.llama.engine import OutOfRoom
 from llmserve.llama.kv_cache import Limits, UnifiedCache
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Phase, Sequence
+from llmserve.llama.speculation import MOST_DRAFTED, Speculation
 from llmserve.llama.split_cache import SplitCache
 from llmserve.llama.step_budget import StepBudget
 from tests.llama.fake_runner import FakeRunner, next_token
@@ -35,8 +40,10 @@ class Bench:
         cache = SplitCache(self.limits) if self.split else UnifiedCache(self.limits)
         self.scheduler = Scheduler(cache, StepBudget(BATCH))
 
-    def add(self, prompt: list[int], write: int, *, streamed: bool = False) -> Sequence:
-        sequence = Sequence(list(prompt), len(prompt), len(prompt) + write, streamed)
+    def add(
+        self, prompt: list[int], write: int, *, streamed: bool = False, speculation: Speculation | None = None
+    ) -> Sequence:
+        sequence = Sequence(list(prompt), len(prompt), len(prompt) + write, streamed, speculation=speculation)
         self.scheduler.add(sequence)
         return sequence
 
@@ -47,23 +54,52 @@ class Bench:
         logits = self.runner.decode(batch)
         self.batches.append(batch.chunks)
         self.scheduler.commit(batch, self.seconds_per_token * sum(chunk.count for chunk in batch.chunks))
-        sampled = [chunk.sequence for chunk in batch.chunks if chunk.sample]
-        for row, sequence in zip(logits, sampled, strict=True):
-            sequence.tokens.append(int(row.argmax()))
-            if len(sequence.tokens) >= sequence.max_length:
-                self.scheduler.finish(sequence)
+        end = 0
+        for chunk in batch.chunks:
+            end += chunk.rows
+            if chunk.sample:
+                self._write(chunk, logits[end - 1 - len(chunk.draft) : end])
         assert self.scheduler.cache.cells_used == self.runner.used + self._freed_but_not_dropped()
         return True
 
+    def _write(self, chunk: Chunk, rows: npt.NDArray[np.float32]) -> None:
+        sequence = chunk.sequence
+        before = len(sequence.tokens)
+        for token in verified(rows, chunk.draft, lambda row: int(row.argmax())):
+            sequence.tokens.append(token)
+            if len(sequence.tokens) >= sequence.max_length:
+                break
+        self.scheduler.settle(chunk, len(sequence.tokens) - before - 1)
+        if len(sequence.tokens) >= sequence.max_length:
+            self.scheduler.finish(sequence)
+
     def _freed_but_not_dropped(self) -> int:
-        """Sequences that finished in this step may have given up cells that the cache drops with the next batch."""
-        pending = {op.slot for op in self.scheduler.cache.operations if isinstance(op, Drop)}
-        kept = {cell for n, slot in enumerate(self.runner.slots) if n not in pending for cell, _ in slot}
+        """Cells that were given up in this step, and leave the cache with the next batch."""
+        lengths = {slot: len(cells) for slot, cells in enumerate(self.runner.slots)}
+        for operation in self.scheduler.cache.operations:
+            if isinstance(operation, Drop):
+                lengths[operation.slot] = 0
+            elif isinstance(operation, Trim):
+                lengths[operation.slot] = min(lengths[operation.slot], operation.length)
+        kept = {cell for slot, cells in enumerate(self.runner.slots) for cell, _ in cells[: lengths[slot]]}
         return len(kept) - self.runner.used
 
     def run(self) -> None:
         while not self.scheduler.idle:
             assert self.step(), "work is left, so there is something to compute"
+
+
+class Guessing(Speculation):
+    """Drafts whatever they cost, right for a random number of tokens."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(Drafter())
+        self._rng = rng
+
+    def draft(self, tokens: Collection[int], price: float, most: int = MOST_DRAFTED) -> list[int]:
+        right = alone(list(tokens), self._rng.randrange(5))[len(tokens) :]
+        wrong = [self._rng.randrange(50) for _ in range(self._rng.randrange(3))]
+        return [*right, *wrong][: max(0, most)]
 
 
 def alone(prompt: list[int], write: int) -> list[int]:
@@ -307,7 +343,9 @@ def _run_randomly(rng: random.Random) -> None:
             if kept and rng.random() < 0.3:
                 prompt = rng.choice(kept)[0].tokens[: longest - 10] + prompt[:5]  # the next turn of a chat
             write = rng.randrange(1, min(longest - len(prompt), 25))
-            sequence = bench.add(prompt, write, streamed=rng.random() < 0.5)
+            speculation = Guessing(rng) if rng.random() < 0.5 else None
+            sequence = bench.add(prompt, write, streamed=rng.random() < 0.5, speculation=speculation)
+            sequence.scores_prompt = rng.random() < 0.2
             live.append(sequence)
             kept.append((sequence, prompt, write))
         if live and rng.random() < 0.02:
