@@ -335,7 +335,9 @@ def _run_randomly(rng: random.Random) -> None:
         seconds_per_token=rng.choice([0.0001, 0.01, 0.05]),
     )
     stems = [[rng.randrange(50) for _ in range(rng.randrange(1, 30))] for _ in range(3)]
-    left, live, kept = rng.randrange(3, 9), [], []
+    left = rng.randrange(3, 9)
+    live: list[Sequence] = []
+    kept: list[tuple[Sequence, list[int], int]] = []
     while left or not bench.scheduler.idle:
         if left and (rng.random() < 0.3 or bench.scheduler.idle):
             left -= 1
