@@ -19,6 +19,9 @@ from tests.llama.conftest import CONTEXT, NAME, WorkerProcess, tiny_plan
 from tests.support import until
 from tests.tiny_gguf import BEGIN, END, write_tiny_model
 
+# Log probabilities closer than this are a tie that rounding decides.
+NEAR_TIE = 0.01
+
 
 def chat(text: str = "hello world", **fields: Any) -> dict[str, Any]:
     return {
@@ -98,11 +101,23 @@ def test_a_joined_stream_is_the_whole_answer(worker: WorkerProcess, n: int, incl
 
 
 def test_sixteen_at_once_are_what_each_is_alone(worker: WorkerProcess) -> None:
-    bodies = [complete(f"hello {'world ' * number}", max_tokens=12) for number in range(1, 17)]
-    alone = [text(post(worker, body)) for body in bodies]
+    """Kernels round differently for other numbers of rows, so a text may leave the other one where two tokens tie."""
+    bodies = [complete(f"hello {'world ' * number}", max_tokens=12, logprobs=2) for number in range(1, 17)]
+    alone = [token_scores(post(worker, body)) for body in bodies]
     with ThreadPoolExecutor(16) as pool:
-        together = list(pool.map(lambda body: text(post(worker, body)), bodies))
-    assert together == alone
+        together = list(pool.map(lambda body: token_scores(post(worker, body)), bodies))
+    for one, other in zip(alone, together, strict=True):
+        assert len(one["tokens"]) == len(other["tokens"]) == 12
+        parting = next((n for n in range(12) if one["tokens"][n] != other["tokens"][n]), None)
+        if parting is not None:
+            best, second = sorted(one["top_logprobs"][parting].values(), reverse=True)
+            assert best - second < NEAR_TIE
+
+
+def token_scores(answer: dict[str, Any]) -> dict[str, Any]:
+    """The log probabilities of an answer's only choice, in the shape of text completions."""
+    found: dict[str, Any] = answer["choices"][0]["logprobs"]
+    return found
 
 
 def test_a_repeated_prompt_comes_from_the_cache_and_gives_the_same_text(worker: WorkerProcess) -> None:
@@ -296,7 +311,7 @@ def test_a_prompt_is_shown_and_scored_in_the_shape_of_likelihood_tasks(worker: W
     assert scores["token_logprobs"][0] is scores["top_logprobs"][0] is None
     assert all(logprob < 0 for logprob in scores["token_logprobs"][1:])
     assert len(scores["tokens"]) == len(scores["top_logprobs"]) == answer["usage"]["prompt_tokens"]
-    assert [prompt[offset:].startswith(t) for offset, t in zip(scores["text_offset"], scores["tokens"], strict=True)]
+    assert all(prompt[offset:].startswith(t) for offset, t in zip(scores["text_offset"], scores["tokens"], strict=True))
     one = post(worker, complete(prompt, echo=True, logprobs=3, max_tokens=1))["choices"][0]["logprobs"]
     assert one["token_logprobs"][1:-1] == pytest.approx(scores["token_logprobs"][1:], abs=0.02)
     assert len(one["tokens"]) == len(scores["tokens"]) + 1
