@@ -233,7 +233,7 @@ class Engine:
                 reason = self._append(job, generation, token, score)
                 if reason is not None:
                     break
-        except EngineFailed as error:
+        except LlmserveError as error:
             self._fail(job, error)
             return
         self.counters.drafted_tokens += len(chunk.draft)
@@ -282,9 +282,14 @@ class Engine:
 
     @staticmethod
     def _constraint_goes_on(generation: Generation, token: int) -> bool:
-        if generation.constraint is None:
+        """Whether more may follow `token`. Raises the rule's own error where it ran into a limit."""
+        rule = generation.constraint
+        if rule is None:
             return True
-        return generation.constraint.accept(token) and not generation.constraint.complete
+        accepted = rule.accept(token)
+        if rule.failure is not None:
+            raise rule.failure
+        return accepted and not rule.complete
 
     def _fail(self, job: Job, error: LlmserveError) -> None:
         if job.unfinished:
@@ -319,7 +324,10 @@ class Engine:
 
 
 def _choose(generation: Generation, row: npt.NDArray[np.float32]) -> int:
-    """The token that follows, by `row`: float32 [vocabulary], which is altered. Raises `EngineFailed`."""
+    """The token that follows, by `row`: float32 [vocabulary], which is altered.
+
+    Raises `EngineFailed`, or the rule's own error where the answer follows one that ran into a limit.
+    """
     sampler = generation.sampler
     if sampler.adjusts:
         sampler.adjust(row)
@@ -327,7 +335,8 @@ def _choose(generation: Generation, row: npt.NDArray[np.float32]) -> int:
         generation.constraint.apply(row)
     likeliest = int(row.argmax())
     if not np.isfinite(row[likeliest]):
-        raise EngineFailed("the model produced no usable probabilities")
+        failure = generation.constraint.failure if generation.constraint is not None else None
+        raise failure or EngineFailed("the model produced no usable probabilities")
     return likeliest if sampler.greedy else sampler.draw(row)
 
 

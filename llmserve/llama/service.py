@@ -182,7 +182,12 @@ class Service:
 
         def prepare() -> tuple[list[Generation], list[TextOutput]]:
             size, spelling = self.model.vocabulary_size, self.model.spelling
-            prompts = [self._prompts.completion(prompt, size) for prompt in request.prompt]
+            prompts = [
+                self._prompts.infill(prompt, request.suffix, size)
+                if request.suffix
+                else self._prompts.completion(prompt, size)
+                for prompt in request.prompt
+            ]
             piece = spelling if request.logprobs is not None else None
             asked: Sequence[str | Sequence[int]] = request.prompt
             outputs = [

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from llmserve.errors import InvalidRequest
 from llmserve.llama.batch import Batch
 from llmserve.llama.engine import Engine, EngineFailed, OutOfRoom
 from llmserve.llama.generation import Delta, Failure, Generation, Job
@@ -17,6 +18,7 @@ from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Sequence
 from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.text_stream import TextStream
+from llmserve.llama.token_rule import TokenRule
 from tests.llama.fake_runner import VOCABULARY, FakeRunner, next_token
 
 END = VOCABULARY - 1
@@ -44,6 +46,32 @@ class Gate(FakeRunner):
         return super().decode(batch)
 
 
+class LimitedRule:
+    """Lets every token pass until so many were accepted, and fails then: at a token, or because none may follow."""
+
+    def __init__(self, accepts: int, *, at_mask: bool) -> None:
+        self.failure: InvalidRequest | None = None
+        self.complete = False
+        self._left, self._at_mask = accepts, at_mask
+
+    def apply(self, logits: npt.NDArray[np.float32]) -> None:
+        if self._at_mask and self._left == 0:
+            self.failure = InvalidRequest("too much work", param="response_format")
+            logits[:] = -np.inf
+
+    def allows(self, token: int) -> bool:
+        return self.failure is None
+
+    def accept(self, token: int) -> bool:
+        self._left -= 1
+        if not self._at_mask and self._left < 0:
+            self.failure = InvalidRequest("too much work", param="response_format")
+        return self.failure is None
+
+    def jump(self) -> list[int]:
+        return []
+
+
 class Harness:
     def __init__(self, decoder: FakeRunner, delivery_seconds: float = 0) -> None:
         self.events: queue.SimpleQueue[tuple[Job, Delta | Failure]] = queue.SimpleQueue()
@@ -56,7 +84,9 @@ class Harness:
     def _post(deliver: Callable[[], None]) -> None:
         deliver()
 
-    def submit(self, prompt: list[int], write: int, *, n: int = 1, stops: tuple[str, ...] = ()) -> Job:
+    def submit(
+        self, prompt: list[int], write: int, *, n: int = 1, stops: tuple[str, ...] = (), rule: TokenRule | None = None
+    ) -> Job:
         generations = [
             Generation(
                 index,
@@ -64,6 +94,7 @@ class Harness:
                 Sampler(SamplingParameters(temperature=0), prompt, index),
                 TextStream(stops),
                 write,
+                constraint=rule,
             )
             for index in range(n)
         ]
@@ -116,6 +147,15 @@ def expected(prompt: list[int], write: int) -> tuple[str, str]:
 def test_text_and_reason(harness: Harness, prompt: list[int]) -> None:
     text, reason = expected(prompt, 30)
     assert harness.outcome(harness.submit(prompt, 30)) == ({0: text}, {0: reason})
+
+
+@pytest.mark.parametrize("at_mask", [True, False])
+def test_a_rule_that_runs_into_a_limit_ends_its_own_request_with_its_own_error(harness: Harness, at_mask: bool) -> None:
+    failed = harness.outcome(harness.submit([3, 4], 12, rule=LimitedRule(2, at_mask=at_mask)))
+    assert isinstance(failed, Failure)
+    assert (failed.error.status, failed.error.param) == (400, "response_format")
+    text, reason = expected([9, 9], 12)
+    assert harness.outcome(harness.submit([9, 9], 12)) == ({0: text}, {0: reason})
 
 
 def test_n_answers_come_from_one_prompt(harness: Harness) -> None:

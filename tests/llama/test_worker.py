@@ -129,6 +129,11 @@ def test_a_repeated_prompt_comes_from_the_cache_and_gives_the_same_text(worker: 
     assert second["timings"]["cache_n"] == prompt - 1
 
 
+def test_a_gap_is_not_filled_by_a_model_that_was_not_trained_for_it(worker: WorkerProcess) -> None:
+    response = worker.client.post("/v1/completions", json=complete("hello", suffix="world"))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "suffix")
+
+
 def test_a_seed_decides_and_choices_differ(worker: WorkerProcess) -> None:
     body = complete("hello", temperature=1, seed=11, n=2, max_tokens=24)
     first, second = post(worker, body), post(worker, body)
