@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from llmserve.errors import LlmserveError
 from llmserve.llama.engine import Counters, EngineFailed
+from llmserve.llama.step_thread import StepThread
 from llmserve.llama.text_queue import TextJob, TextQueue
 
 Rows = npt.NDArray[np.float32]
@@ -53,7 +52,7 @@ class EmbeddingJob(TextJob):
         return self.missing == 0
 
 
-class Embedder:
+class Embedder(StepThread[EmbeddingJob]):
     """Owns the encoder; runs it in a thread of its own from `start` to `close`.
 
     `post` hands a callable to the event loop (`loop.call_soon_threadsafe`). `submit` and `cancel` may be called from
@@ -64,13 +63,11 @@ class Embedder:
     def __init__(
         self, encoder: Encoder, step_tokens: int, post: Callable[[Callable[[], None]], Any], name: str = "embedder"
     ) -> None:
+        super().__init__(name)
         self._encoder = encoder
         self._step_tokens = min(step_tokens, encoder.batch)
         self._post = post
-        self._commands: queue.SimpleQueue[tuple[Literal["submit", "cancel", "close"], EmbeddingJob | None]]
-        self._commands = queue.SimpleQueue()
         self._queue: TextQueue[EmbeddingJob] = TextQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.counters = Counters()
         self.running = 0
 
@@ -83,41 +80,18 @@ class Embedder:
     def waiting_tokens(self) -> int:
         return self._queue.waiting_tokens
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def submit(self, job: EmbeddingJob) -> None:
-        self._commands.put(("submit", job))
-
-    def cancel(self, job: EmbeddingJob) -> None:
-        """Compute no more of `job`'s texts than those of the running step, and deliver nothing."""
-        self._commands.put(("cancel", job))
-
-    def close(self) -> None:
-        """Stop after the running step and wait for the thread. Jobs in flight get nothing more."""
-        self._commands.put(("close", None))
-        self._thread.join()
-
     # --- everything below runs in the embedding thread ---
 
-    def _run(self) -> None:
-        while self._take_commands():
-            self._step()
+    def _nothing_to_compute(self) -> bool:
+        return not self._queue
 
-    def _take_commands(self) -> bool:
-        """Carry out what was asked since the last step, sleeping while there is nothing to compute."""
-        while True:
-            try:
-                command, job = self._commands.get(block=not self._queue)
-            except queue.Empty:
-                return True
-            if job is None:
-                return False
-            if command == "submit":
-                self._queue.add(job)
-            elif not job.over:
-                self.counters.cancelled += 1
-                self._drop(job)
+    def _accept(self, job: EmbeddingJob) -> None:
+        self._queue.add(job)
+
+    def _withdraw(self, job: EmbeddingJob) -> None:
+        if not job.over:
+            self.counters.cancelled += 1
+            self._drop(job)
 
     def _drop(self, job: EmbeddingJob) -> None:
         job.missing = 0

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ from llmserve.llama.generation import Delta, Failure, FinishReason, Generation, 
 from llmserve.llama.logprobs import ScoredRows, TokenScore, prompt_scores
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Sequence as TokenSequence
+from llmserve.llama.step_thread import StepThread
 
 # Text is handed to the event loop at most this often, except for first tokens and ends, which leave at once. On a small
 # machine every event costs the compute threads their caches, and nobody reads faster than twenty updates a second.
@@ -57,7 +56,7 @@ class Counters:
     step_seconds: float = 0.0
 
 
-class Engine:
+class Engine(StepThread[Job]):
     """Owns the decoder and the scheduler; runs them in a thread of its own from `start` to `close`.
 
     `post` hands a callable to the event loop (`loop.call_soon_threadsafe`). `submit` and `cancel` may be called from
@@ -73,18 +72,17 @@ class Engine:
         post: Callable[[Callable[[], None]], Any],
         delivery_seconds: float = DELIVERY_SECONDS,
     ) -> None:
+        super().__init__("engine")
         self._decoder = decoder
         self._scheduler = scheduler
         self._piece = piece
         self._ends = frozenset(ends)
         self._post = post
-        self._commands: queue.SimpleQueue[tuple[Literal["submit", "cancel", "close"], Job | None]] = queue.SimpleQueue()
         self._owners: dict[TokenSequence, tuple[Job, Generation]] = {}
         self._outbox: list[tuple[Job, Delta | Failure]] = []
         self._delivery_seconds = delivery_seconds
         self._delivered = 0.0
         self._urgent = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.counters = Counters()
 
     @property
@@ -103,46 +101,20 @@ class Engine:
     def preemptions(self) -> int:
         return self._scheduler.preemptions
 
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def submit(self, job: Job) -> None:
-        self._commands.put(("submit", job))
-
-    def cancel(self, job: Job) -> None:
-        self._commands.put(("cancel", job))
-
-    def close(self) -> None:
-        """Stop after the running step and wait for the thread. Jobs in flight get nothing more."""
-        self._commands.put(("close", None))
-        self._thread.join()
-
     # --- everything below runs in the engine thread ---
 
-    def _run(self) -> None:
-        while self._take_commands():
-            self._step()
+    def _nothing_to_compute(self) -> bool:
+        return self._scheduler.idle
 
-    def _take_commands(self) -> bool:
-        """Carry out what was asked since the last step, sleeping while there is nothing to compute."""
-        while True:
-            try:
-                command, job = self._commands.get(block=self._scheduler.idle)
-            except queue.Empty:
-                return True
-            if job is None:
-                return False
-            if command == "submit":
-                for generation in job.generations:
-                    self._owners[generation.sequence] = (job, generation)
-                    self._scheduler.add(generation.sequence)
-            elif job.unfinished:
-                self.counters.cancelled += 1
-                self._drop(job)
+    def _accept(self, job: Job) -> None:
+        for generation in job.generations:
+            self._owners[generation.sequence] = (job, generation)
+            self._scheduler.add(generation.sequence)
+
+    def _withdraw(self, job: Job) -> None:
+        if job.unfinished:
+            self.counters.cancelled += 1
+            self._drop(job)
 
     def _drop(self, job: Job) -> None:
         job.unfinished = 0

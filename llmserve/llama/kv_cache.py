@@ -54,7 +54,6 @@ class KvCache(ABC):
         self.limits = limits
         self.operations: list[Operation] = []
         self.shelf = PrefixShelf(limits.shelf)
-        self.restored_tokens = 0
         self._tree = PrefixTree()
         self._free = set(range(limits.slots))
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -87,7 +86,7 @@ class KvCache(ABC):
         self._tree.extend(slot, tokens)
 
     def trim(self, slot: int, length: int) -> None:
-        """`slot` keeps its first `length` tokens: the others, computed in the last step, turned out to be wrong."""
+        """`slot` keeps its first `length` tokens; the others must be its alone."""
         self._tree.trim(slot, length)
         self.operations.append(Trim(slot, length))
 
@@ -130,11 +129,6 @@ class KvCache(ABC):
         """Move one held slot where that makes steps cheaper; returns where from and where to."""
         return None
 
-    def save_idle(self) -> None:
-        """Save every finished sequence that is worth it, as before the end of the process."""
-        for slot in self._idle:
-            self._save(slot, least=self.limits.worth_saving)
-
     # --- for the layouts ---
 
     def _match(self, tokens: list[int]) -> Match:
@@ -152,7 +146,6 @@ class KvCache(ABC):
         """Fill the empty, opened `slot` with `tokens` from what is saved under `key`."""
         self.operations.append(Restore(key, slot, len(tokens)))
         self._tree.extend(slot, tokens)
-        self.restored_tokens += len(tokens)
 
     def _evict(self, slot: int, keep: int | None = None) -> None:
         """Free an idle slot; what is worth it is saved, without pushing `keep` off the shelf."""

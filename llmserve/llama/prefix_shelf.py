@@ -24,14 +24,6 @@ class PrefixShelf:
         """Tokens on the shelf; a part that two prefixes have in common counts twice, as their bytes do."""
         return self._tree.cells
 
-    @property
-    def keys(self) -> tuple[int, ...]:
-        """All keys, least recently used first."""
-        return tuple(self._keys)
-
-    def tokens(self, key: int) -> list[int]:
-        return self._tree.tokens(key)
-
     def matched(self, tokens: list[int], limit: int, *, whole: bool) -> int:
         """Length of the longest saved prefix of `tokens`, at most `limit`. `whole`: only of prefixes saved so."""
         return self._tree.match(tokens, limit, whole=whole).length

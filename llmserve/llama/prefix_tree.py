@@ -104,13 +104,6 @@ class PrefixTree:
                 longest = max(longest, common_prefix(tokens, self.tokens(other)))
         return longest
 
-    def cut(self, slot: int, length: int) -> None:
-        """Forget what `slot` holds behind its first `length` tokens."""
-        kept = self.tokens(slot)[:length]
-        self.release(slot)
-        self.open(slot)
-        self.extend(slot, kept)
-
     def trim(self, slot: int, length: int) -> None:
         """Forget what `slot` holds behind its first `length` tokens, in place.
 

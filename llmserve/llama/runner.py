@@ -21,6 +21,7 @@ from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Operation, Re
 from llmserve.llama.engine import EngineFailed, OutOfRoom
 from llmserve.llama.sequence import Sequence
 from llmserve.llama.thread_governor import governor_of_this_process
+from llmserve.llama.token_batch import TokenBatch
 from llmserve.types import EnginePlan
 
 _KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0, "q4_0": llama_cpp.GGML_TYPE_Q4_0}
@@ -45,12 +46,11 @@ class Runner:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self.vocabulary = Vocabulary(self._model)
         self.cells = int(llama_cpp.llama_n_ctx(self._context))
-        self.slots = slots
         self.cuttable = _is_cuttable(self._model)
         self._most_outputs = _most_outputs(plan, slots)
         self._unified = plan.kv_layout == "unified"
         self._saved: dict[int, npt.NDArray[np.uint8]] = {}
-        self._batch = _BatchBuffers(int(llama_cpp.llama_n_batch(self._context)), slots)
+        self._batch = TokenBatch(int(llama_cpp.llama_n_batch(self._context)), slots)
         self._governor = governor_of_this_process(plan.threads)
         self._threads = plan.threads
 
@@ -129,7 +129,10 @@ class Runner:
 
     def _compute(self, chunks: list[Chunk]) -> npt.NDArray[np.float32]:
         """One call of llama.cpp; its rows of logits, as a view that the next call overwrites."""
-        outputs = self._batch.fill(chunks)
+        self._batch.clear()
+        for chunk in chunks:
+            self._batch.add(chunk.tokens, sequence=chunk.slot, position=chunk.start, outputs=chunk.rows)
+        outputs = sum(chunk.rows for chunk in chunks)
         if outputs > self._most_outputs:
             raise ValueError(f"a step of {outputs} rows of logits is over the context's {self._most_outputs}")
         status = llama_cpp.llama_decode(self._context, self._batch.struct)
@@ -289,49 +292,6 @@ class Vocabulary:
             buffer = ctypes.create_string_buffer(-length)
             length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         return buffer.raw[: max(0, length)]
-
-
-class _BatchBuffers:
-    """The arrays of one `llama_batch`, allocated once and filled by slices instead of token by token."""
-
-    def __init__(self, capacity: int, slots: int) -> None:
-        self._capacity = capacity
-        self._slots = slots
-        self._tokens = np.zeros(capacity, dtype=np.int32)
-        self._positions = np.zeros(capacity, dtype=np.int32)
-        self._counts = np.ones(capacity, dtype=np.int32)
-        self._logits = np.zeros(capacity, dtype=np.int8)
-        self._slot_ids = np.zeros(capacity, dtype=np.int32)
-        # seq_id is an array of pointers, each to one token's list of sequences: here always a list of one.
-        self._slot_pointers = self._slot_ids.ctypes.data + np.arange(capacity, dtype=np.uintp) * 4
-        self.struct = llama_cpp.llama_batch(
-            n_tokens=0,
-            token=self._tokens.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token)),
-            embd=None,
-            pos=self._positions.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_pos)),
-            n_seq_id=self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            seq_id=self._slot_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(llama_cpp.llama_seq_id))),
-            logits=self._logits.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def fill(self, chunks: list[Chunk]) -> int:
-        """Write `chunks`; returns how many rows of logits they ask for."""
-        end, outputs = 0, 0
-        total = sum(chunk.count for chunk in chunks)
-        if total > self._capacity:
-            raise ValueError(f"a batch of {total} tokens is over the context's {self._capacity}")
-        self._logits[:total] = 0
-        for chunk in chunks:
-            if not 0 <= chunk.slot < self._slots or chunk.count < 1:
-                raise ValueError("a chunk outside the context's slots, or an empty one")
-            start, end = end, end + chunk.count
-            self._tokens[start:end] = chunk.tokens
-            self._positions[start:end] = np.arange(chunk.start, chunk.start + chunk.count)
-            self._slot_ids[start:end] = chunk.slot
-            self._logits[end - chunk.rows : end] = 1
-            outputs += chunk.rows
-        self.struct.n_tokens = total
-        return outputs
 
 
 def _bytes_at(array: npt.NDArray[np.uint8]) -> Any:

@@ -8,7 +8,7 @@ prefix is shared by copying its bytes.
 
 from __future__ import annotations
 
-from llmserve.llama.batch import Copy, Drop, Trim
+from llmserve.llama.batch import Copy, Drop
 from llmserve.llama.kv_cache import WORTHWHILE_PREFIX, KvCache, Limits
 from llmserve.llama.prefix_tree import common_prefix
 
@@ -107,8 +107,7 @@ class SplitCache(KvCache):
         """Go on in an idle slot, from its first `length` tokens."""
         if length < self._tree.length(slot):
             self._save(slot, least=self.limits.worth_saving)
-            self._tree.cut(slot, length)
-            self.operations.append(Trim(slot, length))
+            self.trim(slot, length)
         del self._idle[slot]
         self._held.add(slot)
 

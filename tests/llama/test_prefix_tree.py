@@ -130,7 +130,7 @@ def test_a_cut_sequence_keeps_its_front_and_frees_the_rest() -> None:
     tree = PrefixTree()
     tree.open(0)
     tree.extend(0, [1, 2, 3, 4])
-    tree.cut(0, 2)
+    tree.trim(0, 2)
     assert (tree.tokens(0), tree.cells) == ([1, 2], 2)
     tree.extend(0, [7])
     assert tree.tokens(0) == [1, 2, 7]
