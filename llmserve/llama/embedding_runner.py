@@ -19,7 +19,7 @@ import numpy.typing as npt
 from llmserve.errors import InvalidModel
 from llmserve.llama.engine import EngineFailed
 from llmserve.llama.pairs import PairMarks
-from llmserve.llama.runner import Vocabulary, load_model, log_warnings_only
+from llmserve.llama.runner import Vocabulary, context_parameters, load_model, log_warnings_only, open_context
 from llmserve.llama.token_batch import TokenBatch
 from llmserve.types import EnginePlan
 
@@ -169,22 +169,11 @@ def _scores(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _open_context(model: Any, plan: EnginePlan, sequences: int, pooling: Pooling) -> Any:
-    parameters = llama_cpp.llama_context_default_params()
-    parameters.n_ctx = plan.kv_cells
-    parameters.n_batch = parameters.n_ubatch = plan.batch
+    parameters = context_parameters(plan)
+    # A text that is pooled must be one graph.
+    parameters.n_ubatch = plan.batch
     parameters.n_seq_max = sequences
-    parameters.n_threads = parameters.n_threads_batch = plan.threads
-    parameters.flash_attn_type = (
-        llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if plan.flash_attention else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    )
     parameters.kv_unified = True
     parameters.embeddings = True
     parameters.pooling_type = _POOLINGS[pooling]
-    parameters.no_perf = True
-    context = llama_cpp.llama_init_from_model(model, parameters)
-    if context is None:
-        llama_cpp.llama_model_free(model)
-        raise InvalidModel(
-            "llama.cpp could not open a context for the model", hint="a smaller --context may fit into memory"
-        )
-    return context
+    return open_context(model, parameters)

@@ -326,22 +326,23 @@ def _tensor_split(plan: EnginePlan) -> Any:
     return split if plan.gpu_split else None
 
 
-def _open_context(model: Any, plan: EnginePlan, slots: int) -> Any:
+def context_parameters(plan: EnginePlan) -> Any:
+    """llama.cpp's parameters of a context, with what the plan says for any kind of model."""
     parameters = llama_cpp.llama_context_default_params()
     parameters.n_ctx = plan.kv_cells
     parameters.n_batch = plan.batch
     parameters.n_ubatch = plan.micro_batch
-    parameters.n_seq_max = slots
-    # Without this bound every token of a micro-batch gets room for logits.
-    parameters.n_outputs_max = _most_outputs(plan, slots)
     # A step of one token uses n_threads, any other n_threads_batch: both are the plan's.
     parameters.n_threads = parameters.n_threads_batch = plan.threads
-    parameters.type_k = parameters.type_v = _KV_TYPES[plan.kv_type]
     parameters.flash_attn_type = (
         llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if plan.flash_attention else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     )
-    parameters.kv_unified = plan.kv_layout == "unified"
     parameters.no_perf = True
+    return parameters
+
+
+def open_context(model: Any, parameters: Any) -> Any:
+    """A context of `model`, which is freed where there can be none. Raises `InvalidModel`."""
     context = llama_cpp.llama_init_from_model(model, parameters)
     if context is None:
         llama_cpp.llama_model_free(model)
@@ -349,6 +350,16 @@ def _open_context(model: Any, plan: EnginePlan, slots: int) -> Any:
             "llama.cpp could not open a context for the model", hint="a smaller --context may fit into memory"
         )
     return context
+
+
+def _open_context(model: Any, plan: EnginePlan, slots: int) -> Any:
+    parameters = context_parameters(plan)
+    parameters.n_seq_max = slots
+    # Without this bound every token of a micro-batch gets room for logits.
+    parameters.n_outputs_max = _most_outputs(plan, slots)
+    parameters.type_k = parameters.type_v = _KV_TYPES[plan.kv_type]
+    parameters.kv_unified = plan.kv_layout == "unified"
+    return open_context(model, parameters)
 
 
 def _most_outputs(plan: EnginePlan, slots: int) -> int:
