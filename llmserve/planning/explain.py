@@ -54,7 +54,7 @@ def _idle(accelerators: Sequence[Accelerator], chosen: Placement, settings: Sett
             reason = (
                 f"the {settings.gpu_layers} layers asked for fit on {listed(used)}" if used else "`gpu_layers` is 0"
             )
-        elif used and not chosen.is_partial:
+        elif chosen.is_whole:
             reason = f"the model fits on {listed(used)}"
         else:
             reason = f"its {human_bytes(accelerator.free or 0)} of free memory do not hold a layer and its work space"
@@ -91,11 +91,25 @@ def _memory_clause(model: ModelInfo, chosen: Placement) -> str:
         # The host's part is small here, so it is mentioned only where it is the trouble.
         return f"{clause}, but {_ram_fit(chosen, lacking)}" if "ram" in lacking else clause
     others = chosen.total_layers - chosen.gpu_layers
+    if chosen.experts_in_ram and not others:
+        return _experts_clause(chosen, lacking)
     on_gpu = f"{chosen.gpu_layers} of {chosen.total_layers} layers ({weights}){_pool(chosen, gpus)}"
-    on_cpu = f"the other {others} ({human_bytes(ram.weights)}, embeddings included)"
+    with_experts = "embeddings and all experts included" if chosen.experts_in_ram else "embeddings included"
+    on_cpu = f"the other {others} ({human_bytes(ram.weights)}, {with_experts})"
     if unified:
         return f"{on_gpu} {fit}, {on_cpu} run on the CPU, and {_ram_fit(chosen, lacking)}"
     return f"{on_gpu} {fit}, and {on_cpu} {_fit([ram], lacking, 'free RAM')}"
+
+
+def _experts_clause(chosen: Placement, lacking: dict[str, int]) -> str:
+    """For a mixture of experts whose layers are all on GPUs, but for some experts."""
+    ram, *gpus = chosen.memory
+    weights = human_bytes(sum(entry.weights for entry in gpus))
+    everywhere = chosen.experts_in_ram == chosen.total_layers - 1
+    which = "the experts" if everywhere else f"the experts of {chosen.experts_in_ram}"
+    on_gpu = f"all {chosen.total_layers} layers but {which} ({weights}){_pool(chosen, gpus)}"
+    on_cpu = f"those ({human_bytes(ram.weights)}, embeddings included), of which a token uses a few,"
+    return f"{on_gpu} {_fit(gpus, lacking, 'free GPU memory')}, and {on_cpu} {_fit([ram], lacking, 'free RAM')}"
 
 
 def _pool(chosen: Placement, entries: Sequence[DeviceMemory]) -> str:

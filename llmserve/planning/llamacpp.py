@@ -1,11 +1,13 @@
 """How to run a GGUF model with llama.cpp: devices, layers, context and pool, from the memory that is free.
 
-Preferences, in this order: every layer on GPUs (as few GPUs as hold a long context), some layers on GPUs, the CPU
-alone. Within each, the pool shrinks before the context, and the context before layers leave the GPU.
+Preferences, in this order: every layer on GPUs (as few GPUs as hold a long context), every layer on GPUs without some
+of the experts, some layers on GPUs, the CPU alone. Within each, the pool shrinks before the context, and the context
+before layers leave the GPU; experts leave it before the context shrinks, since a token uses few of them.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,6 +17,7 @@ from llmserve.planning.explain import explain
 from llmserve.planning.memory import CELL_ALIGNMENT, Demand, kv_bytes, kv_bytes_per_token, kv_type_fits, padded
 from llmserve.planning.offload import (
     Placement,
+    experts_bytes,
     missing_bytes,
     place,
     place_most,
@@ -48,6 +51,11 @@ class _Task:
         """The KV type to start from: the one asked for where the model's heads allow it, else f16."""
         asked = self.settings.kv_type or "f16"
         return asked if kv_type_fits(self.model, asked) else "f16"
+
+    @property
+    def may_split_experts(self) -> bool:
+        """Whether experts can be left in RAM, and it is not the very RAM that the GPU uses."""
+        return bool(experts_bytes(self.model)) and not any(gpu.unified for gpu in self.accelerators)
 
     @property
     def may_quantize_kv(self) -> bool:
@@ -106,6 +114,7 @@ def plan_llama_cpp(
         kind=model.kind,
         output_format=settings.output_format or "template",
         spare_rows=rules.SPARE_ROWS,
+        experts_in_ram=chosen.experts_in_ram,
     )
 
 
@@ -126,7 +135,9 @@ def _choose(task: _Task) -> Placement:
         return _on_cpu(task)
     if asked is not None:
         return _as_asked(task, min(asked, total_layers(task.model)))
-    return _whole_on_gpu(task) or _partly_on_gpu(task) or _on_cpu(task)
+    return (
+        _whole_on_gpu(task) or _without_experts(task, total_layers(task.model)) or _partly_on_gpu(task) or _on_cpu(task)
+    )
 
 
 def _whole_on_gpu(task: _Task) -> Placement | None:
@@ -134,7 +145,7 @@ def _whole_on_gpu(task: _Task) -> Placement | None:
 
 
 def _as_asked(task: _Task, layers: int) -> Placement:
-    fitting = _longest_context(task, layers, rules.SMALLEST_CONTEXT)
+    fitting = _longest_context(task, layers, rules.SMALLEST_CONTEXT) or _without_experts(task, layers)
     if fitting is not None:
         return fitting
     shortest = rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)[-1]
@@ -161,11 +172,33 @@ def _longest_context(task: _Task, layers: int, smallest: int) -> Placement | Non
     return None
 
 
+def _without_experts(task: _Task, layers: int) -> Placement | None:
+    """`layers` layers on the GPUs with the experts of as few of them as must be in RAM; None if that does not do."""
+    if not task.may_split_experts:
+        return None
+    blocks = len(task.model.layers)
+    for context in rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT_ON_GPU):
+        demand = task.demand(context, on_gpu=True)
+
+        def attempt(count: int, demand: Demand = demand) -> Placement | None:
+            return place(task.model, demand, task.accelerators, layers, task.ram, count)
+
+        if attempt(blocks) is None:
+            continue
+        fewest = bisect.bisect_left(range(blocks), True, key=lambda count: attempt(count) is not None)
+        placed = attempt(fewest)
+        if placed is not None and not missing_bytes(placed, margin=True):
+            return placed
+    return None
+
+
 def _partly_on_gpu(task: _Task) -> Placement | None:
     """As many layers as the GPUs hold beside a short context; what RAM lacks comes off the context, not the layers."""
     shortest = rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT_ON_GPU)[-1]
     demand = task.demand(shortest, on_gpu=False)
-    most = place_most(task.model, demand, task.accelerators, task.ram)
+    # Where not even the rest of all layers fits, no expert has a place on a GPU.
+    experts_in_ram = len(task.model.layers) if task.may_split_experts else 0
+    most = place_most(task.model, demand, task.accelerators, task.ram, experts_in_ram)
     if not most.gpu_layers:
         return None
     smaller = task.demand(rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)[-1], on_gpu=False)
@@ -173,7 +206,7 @@ def _partly_on_gpu(task: _Task) -> Placement | None:
     if task.may_quantize_kv:
         demands.append(replace(smaller, kv_type="q8_0"))
     for candidate in demands:
-        placed = placement(task.model, candidate, most.accelerators, most.split, task.ram)
+        placed = placement(task.model, candidate, most.accelerators, most.split, task.ram, most.experts_in_ram)
         if not missing_bytes(placed, margin=True):
             return placed
     return most

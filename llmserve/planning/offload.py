@@ -2,6 +2,9 @@
 
 llama.cpp counts the output layer as the last of `len(model.layers) + 1` layers and offloads from the end, so
 `gpu_layers` is the length of a tail of that list; the tail is cut into consecutive runs, one per GPU.
+
+Of a mixture of experts the bulk of a layer is experts, of which a token uses a few: they lose least by staying in RAM,
+so the first `experts_in_ram` layers leave theirs to the CPU, wherever the rest of the layer is.
 """
 
 from __future__ import annotations
@@ -31,13 +34,17 @@ _FILL_STEPS = tuple(step / 20 for step in range(2, 21))
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Layers on devices: `split[i]` layers on `accelerators[i]`, the rest on the CPU, and the bytes that this takes."""
+    """Layers on devices: `split[i]` layers on `accelerators[i]`, the rest on the CPU, and the bytes that this takes.
+
+    The experts of the first `experts_in_ram` layers are in RAM.
+    """
 
     accelerators: tuple[Accelerator, ...]
     split: tuple[int, ...]
     total_layers: int
     demand: Demand
     memory: tuple[DeviceMemory, ...]
+    experts_in_ram: int = 0
 
     @property
     def gpu_layers(self) -> int:
@@ -45,8 +52,8 @@ class Placement:
 
     @property
     def is_whole(self) -> bool:
-        """Every layer is on a GPU."""
-        return self.gpu_layers == self.total_layers
+        """Every layer is on a GPU, with all that belongs to it."""
+        return self.gpu_layers == self.total_layers and not self.experts_in_ram
 
     @property
     def is_partial(self) -> bool:
@@ -59,23 +66,43 @@ def total_layers(model: ModelInfo) -> int:
     return len(model.layers) + 1
 
 
+def experts_bytes(model: ModelInfo) -> int:
+    """Bytes of all experts; 0 for a dense model."""
+    return sum(layer.expert_bytes for layer in model.layers)
+
+
 def place(
-    model: ModelInfo, demand: Demand, accelerators: Sequence[Accelerator], layers: int, ram: int | None
+    model: ModelInfo,
+    demand: Demand,
+    accelerators: Sequence[Accelerator],
+    layers: int,
+    ram: int | None,
+    experts_in_ram: int = 0,
 ) -> Placement | None:
     """The last `layers` layers spread over `accelerators` as evenly as their memory allows; None if they do not fit."""
-    costs = _costs(model, demand)[total_layers(model) - layers :]
-    capacities = _capacities(model, demand, accelerators, partial=layers < total_layers(model))
+    on_host = total_layers(model) - layers
+    costs = _costs(model, demand, experts_in_ram)[on_host:]
+    copied = _copied_bytes(model, on_host, experts_in_ram)
+    capacities = [_capacity(model, demand, accelerator, copied) for accelerator in accelerators]
     for fill in _FILL_STEPS if len(accelerators) > 1 else (1.0,):
         split = _fill(costs, [int(capacity * fill) for capacity in capacities])
         if sum(split) == layers:
-            return placement(model, demand, accelerators, split, ram)
+            return placement(model, demand, accelerators, split, ram, experts_in_ram)
     return None
 
 
-def place_most(model: ModelInfo, demand: Demand, accelerators: Sequence[Accelerator], ram: int | None) -> Placement:
+def place_most(
+    model: ModelInfo,
+    demand: Demand,
+    accelerators: Sequence[Accelerator],
+    ram: int | None,
+    experts_in_ram: int = 0,
+) -> Placement:
     """As many layers on `accelerators` as fit, which may be none."""
-    split = _fill(_costs(model, demand), _capacities(model, demand, accelerators, partial=True))
-    return placement(model, demand, accelerators, split, ram)
+    copied = _copied_bytes(model, total_layers(model), experts_in_ram)
+    capacities = [_capacity(model, demand, accelerator, copied) for accelerator in accelerators]
+    split = _fill(_costs(model, demand, experts_in_ram), capacities)
+    return placement(model, demand, accelerators, split, ram, experts_in_ram)
 
 
 def place_regardless(
@@ -89,14 +116,21 @@ def place_regardless(
 
 
 def placement(
-    model: ModelInfo, demand: Demand, accelerators: Sequence[Accelerator], split: Sequence[int], ram: int | None
+    model: ModelInfo,
+    demand: Demand,
+    accelerators: Sequence[Accelerator],
+    split: Sequence[int],
+    ram: int | None,
+    experts_in_ram: int = 0,
 ) -> Placement:
     """The bytes on each device for a given split; GPUs that get no layer are left out. `ram` is what is free of it."""
     used = [(accelerator, count) for accelerator, count in zip(accelerators, split, strict=True) if count]
-    start = total_layers(model) - sum(count for _, count in used)
-    on_host = start
+    start = on_host = total_layers(model) - sum(count for _, count in used)
+    # Experts of layers that are on the CPU anyway are nothing to be told apart.
+    experts_in_ram = experts_in_ram if used else 0
+    copied = _copied_bytes(model, on_host, experts_in_ram)
     kv = (*layer_kv_bytes(model, demand.kv_type, demand.cells, demand.parallel, demand.micro_batch), 0)
-    weights = _layer_weights(model)
+    weights = _layer_weights(model, experts_in_ram)
     memory = []
     for accelerator, count in used:
         end = start + count
@@ -105,17 +139,18 @@ def placement(
                 device=accelerator.device,
                 weights=sum(weights[start:end]),
                 kv_cache=sum(kv[start:end]),
-                compute=_gpu_compute(model, demand, accelerator, partial=on_host > 0),
+                compute=_gpu_compute(model, demand, accelerator, copied),
                 overhead=accelerator.overhead,
                 available=accelerator.free,
             )
         )
         start = end
+    experts = sum(layer.expert_bytes for layer in model.layers[:experts_in_ram])
     host = DeviceMemory(
         device="ram",
-        weights=weight_bytes(model) if not used else model.input_bytes + sum(weights[:on_host]),
+        weights=weight_bytes(model) if not used else model.input_bytes + sum(weights[:on_host]) + experts,
         kv_cache=sum(kv[:on_host]),
-        compute=_host_compute(model, demand) if on_host else host_compute_bytes(model, demand),
+        compute=_host_compute(model, demand) if on_host or experts_in_ram else host_compute_bytes(model, demand),
         overhead=PROCESS_BYTES + (GPU_RUNTIME_BYTES if used else 0),
         available=ram,
     )
@@ -125,6 +160,7 @@ def placement(
         total_layers=total_layers(model),
         demand=demand,
         memory=(host, *memory),
+        experts_in_ram=experts_in_ram,
     )
 
 
@@ -148,21 +184,34 @@ def missing_bytes(placed: Placement, *, margin: bool) -> dict[str, int]:
     return missing
 
 
-def _layer_weights(model: ModelInfo) -> list[int]:
-    return [*(layer.weight_bytes for layer in model.layers), head_bytes(model)]
+def _layer_weights(model: ModelInfo, experts_in_ram: int) -> list[int]:
+    """Bytes of each layer, those of the first ones without their experts."""
+    blocks = [
+        layer.weight_bytes - (layer.expert_bytes if index < experts_in_ram else 0)
+        for index, layer in enumerate(model.layers)
+    ]
+    return [*blocks, head_bytes(model)]
 
 
-def _costs(model: ModelInfo, demand: Demand) -> list[int]:
+def _costs(model: ModelInfo, demand: Demand, experts_in_ram: int) -> list[int]:
     """Bytes each layer takes on the GPU that holds it: weights and KV cache."""
     kv = (*layer_kv_bytes(model, demand.kv_type, demand.cells, demand.parallel, demand.micro_batch), 0)
-    return [weights + cache for weights, cache in zip(_layer_weights(model), kv, strict=True)]
+    return [weights + cache for weights, cache in zip(_layer_weights(model, experts_in_ram), kv, strict=True)]
 
 
-def _capacities(model: ModelInfo, demand: Demand, accelerators: Sequence[Accelerator], *, partial: bool) -> list[int]:
-    return [
-        accelerator.budget - accelerator.overhead - _gpu_compute(model, demand, accelerator, partial=partial)
-        for accelerator in accelerators
-    ]
+def _copied_bytes(model: ModelInfo, on_host: int, experts_in_ram: int) -> int:
+    """The most bytes of weights in RAM that a GPU may need room for at once.
+
+    For long prompts llama.cpp copies what is left on the CPU, a layer or its experts at a time, and computes it there.
+    """
+    experts = [layer.expert_bytes for layer in model.layers[:experts_in_ram]]
+    whole = [layer.weight_bytes for layer in model.layers] if on_host and not any(experts) else []
+    return max((*experts, *whole), default=0)
+
+
+def _capacity(model: ModelInfo, demand: Demand, accelerator: Accelerator, copied: int) -> int:
+    """Bytes for layers and their cache."""
+    return accelerator.budget - accelerator.overhead - _gpu_compute(model, demand, accelerator, copied)
 
 
 def _fill(costs: Sequence[int], capacities: Sequence[int]) -> list[int]:
@@ -178,12 +227,10 @@ def _fill(costs: Sequence[int], capacities: Sequence[int]) -> list[int]:
     return split
 
 
-def _gpu_compute(model: ModelInfo, demand: Demand, accelerator: Accelerator, *, partial: bool) -> int:
+def _gpu_compute(model: ModelInfo, demand: Demand, accelerator: Accelerator, copied: int) -> int:
     compute = compute_bytes(model, demand.micro_batch, demand.outputs, demand.attended_cells)
-    if partial and not accelerator.unified:
-        # For long prompts llama.cpp copies the weights of a layer left on the CPU to the GPU and computes it there.
-        compute += max((layer.weight_bytes for layer in model.layers), default=0)
-    return compute
+    # What shares the RAM reads weights where they are.
+    return compute if accelerator.unified else compute + copied
 
 
 def _host_compute(model: ModelInfo, demand: Demand) -> int:

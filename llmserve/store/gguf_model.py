@@ -42,6 +42,8 @@ _PARTS: Mapping[str, str] = MappingProxyType(
     }
 )
 _LAYER_TENSOR = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,9})\.")
+# The experts of a layer, by the names of their tensors; shared experts ("shexp"), which every token uses, are none.
+_EXPERT_TENSOR = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch)?exps\.")
 # Tensors of llama.cpp's output layer (`LLM_TENSOR_LAYER_OUTPUT` in `src/llama-arch.cpp`), by how their names begin.
 _OUTPUT_PREFIXES = ("output", "cls", "dense_2", "dense_3", "enc.output_norm", "dec.output_norm", "altup_", "hc_head")
 _EMBEDDING_TENSOR = "token_embd.weight"
@@ -61,6 +63,7 @@ def describe(header: GgufHeader) -> ModelInfo:
     kind = _kind(parameters)
     _check_embeddings(header, parameters, embedding_length)
     layer_bytes, input_bytes, output_bytes = _tensor_bytes(header, layer_count)
+    expert_bytes = _expert_bytes(header, layer_count)
     shapes = cache_shapes(parameters, layer_count, embedding_length)
     types = Counter(tensor.type.name for tensor in header.tensors)
     return ModelInfo(
@@ -86,8 +89,9 @@ def describe(header: GgufHeader) -> ModelInfo:
                 value_length=shape.value_length,
                 sliding_window=shape.sliding_window,
                 state_bytes=shape.state_bytes,
+                expert_bytes=experts,
             )
-            for weight_bytes, shape in zip(layer_bytes, shapes, strict=True)
+            for weight_bytes, experts, shape in zip(layer_bytes, expert_bytes, shapes, strict=True)
         ),
         input_bytes=input_bytes,
         output_bytes=output_bytes,
@@ -137,6 +141,15 @@ def _tensor_bytes(header: GgufHeader, layer_count: int) -> tuple[list[int], int,
         else:
             input_bytes += tensor.size_bytes
     return layers, input_bytes, output_bytes
+
+
+def _expert_bytes(header: GgufHeader, layer_count: int) -> list[int]:
+    """Bytes of the experts of each layer."""
+    layers = [0] * layer_count
+    for tensor in header.tensors:
+        if (match := _LAYER_TENSOR.match(tensor.name)) and _EXPERT_TENSOR.search(tensor.name):
+            layers[_layer(tensor, int(match[1]), layer_count)] += tensor.size_bytes
+    return layers
 
 
 def _layer(tensor: GgufTensor, index: int, layer_count: int) -> int:
