@@ -6,6 +6,7 @@ A `Settings` is read once, at the start of a command, and passed down; no module
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 import warnings
 from collections.abc import Mapping
@@ -30,10 +31,14 @@ class Settings:
     api_key: a key clients must send (only from the environment or the file, never from a flag).
     insecure_no_auth: allow an address off loopback without a key. allowed_hosts, allowed_origins: more names for the
     Host and Origin checks. strict: a request field nobody knows is a 400 instead of a response header.
-    engine, context, parallel, kv_type, threads, gpu_layers: override the plan. output_format: how models write thoughts
+    engine, context, parallel, kv_type, threads, gpu_layers: override the plan. vllm_python: the interpreter (or the
+    folder of the environment) that has a vLLM of the user's own, which is then used. output_format: how models write thoughts
     and tool calls, where their chat templates do not show it. max_output_tokens: the cap of a
     request that states none. keep_alive: seconds an idle model stays loaded (-1: for ever). max_queue: requests
     that may wait per model. load_timeout: seconds a worker may take to become ready.
+    locked: serve only what this lock file names. disk_budget: the most bytes that the models of the store may take
+    (as a number or like "20GB"). make_room: remove the models used longest ago without asking, where the disk budget
+    needs it.
     """
 
     home: Path | None = None
@@ -46,6 +51,7 @@ class Settings:
     allowed_origins: tuple[str, ...] | None = None
     strict: bool | None = None
     engine: Engine | None = None
+    vllm_python: Path | None = None
     context: int | None = None
     parallel: int | None = None
     kv_type: KvType | None = None
@@ -56,7 +62,15 @@ class Settings:
     keep_alive: float | None = None
     max_queue: int | None = None
     load_timeout: float | None = None
+    locked: Path | None = None
+    disk_budget: int | None = None
+    make_room: bool | None = None
 
+
+# A number of bytes, decimal unless the unit says `i`: `500k`, `5MB`, `2 GiB`.
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
+# The settings that are numbers of bytes.
+_SIZES = frozenset({"disk_budget"})
 
 # Inclusive bounds of the numbers; a value outside is refused by name rather than clamped.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -69,6 +83,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "keep_alive": (-1, 31_536_000),
     "max_queue": (0, 100_000),
     "load_timeout": (1, 86_400),
+    "disk_budget": (1, 2**60),
 }
 
 
@@ -90,6 +105,16 @@ def load_settings(
         if value is not None:
             merged[key] = _checked(key, value, f"--{key.replace('_', '-')}")
     return Settings(**merged)
+
+
+def parse_size(text: str) -> float | None:
+    """The number of bytes that `text` states, None where it states none."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    base = 1024 if match[3] else 1000
+    scale: int = base ** " kmgt".index(match[2].lower() or " ")
+    return float(match[1]) * scale
 
 
 def home_directory(settings: Settings) -> Path:
@@ -152,6 +177,8 @@ def _field_type(key: str) -> type[Any]:
 
 def _parse(key: str, text: str, source: str) -> object:
     kind = _field_type(key)
+    if key in _SIZES:
+        return text
     if kind is bool:
         if text.lower() in {"1", "true", "yes", "on"}:
             return True
@@ -170,6 +197,10 @@ def _parse(key: str, text: str, source: str) -> object:
 
 def _checked(key: str, value: object, source: str) -> object:
     kind = _field_type(key)
+    if key in _SIZES and isinstance(value, str):
+        if (size := parse_size(value)) is None:
+            raise SettingsError(f"{source}: `{value}` is no size, as in 20GB", param=key)
+        value = int(size)
     if kind is Path and isinstance(value, str | Path):
         return Path(value).expanduser().absolute()
     if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):

@@ -62,10 +62,9 @@ def read_hardware(path: Path) -> HardwareInfo:
 
 
 def _this_machine(settings: Settings) -> HardwareInfo:
-    from llmserve.engines.machine import probe
-    from llmserve.settings import home_directory
+    from llmserve.engines.machine import probe_for
 
-    return probe(home=home_directory(settings))
+    return probe_for(settings)
 
 
 def _inspect(settings: Settings, model: str) -> ModelInfo:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as `plan --hardware` reads it.")
 def command(as_json: bool) -> None:
     """Show the hardware and the installed engines."""
-    from llmserve.engines.machine import probe
-    from llmserve.settings import home_directory, load_settings
+    from llmserve.engines.machine import probe_for
+    from llmserve.settings import load_settings
 
-    hardware = probe(home=home_directory(load_settings()))
+    hardware = probe_for(load_settings())
     if as_json:
         print_json(hardware)
     else:

@@ -65,9 +65,8 @@ def this_machine(settings: Settings) -> Callable[[], HardwareInfo]:
     """The probe of this machine, for when a variant is to be chosen."""
 
     def machine() -> HardwareInfo:
-        from llmserve.engines.machine import probe
-        from llmserve.settings import home_directory
+        from llmserve.engines.machine import probe_for
 
-        return probe(home=home_directory(settings))
+        return probe_for(settings)
 
     return machine

@@ -10,6 +10,7 @@ import pytest
 
 from llmserve.engines import machine
 from llmserve.types import EngineInfo, HardwareInfo, from_json, to_json
+from tests.engines.installs import environment
 
 MACHINES = Path(__file__).parents[1] / "machines"
 PROBES = ["cpu", "memory", "nvml", "rocm", "metal", "vulkan", "llama.cpp", "vllm"]
@@ -23,9 +24,7 @@ def test_this_machine_survives_json() -> None:
 
 
 def test_engines_are_looked_for_in_the_given_home(tmp_path: Path) -> None:
-    folder = tmp_path / "engines/vllm/lib/python3.11/site-packages/vllm-0.32.0.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "METADATA").write_text("Metadata-Version: 2.4\nName: vllm\nVersion: 0.32.0\n")
+    environment(tmp_path, "vllm", "0.32.0", "cuda")
     assert machine.probe(home=tmp_path).engines[1].devices == ("cuda",)
 
 
