@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from llmserve.llama.sequence import Sequence
 
 
@@ -55,7 +58,15 @@ class Forget:
     key: int
 
 
-Operation = Drop | Trim | Copy | Save | Restore | Forget
+@dataclass(frozen=True, eq=False, slots=True)
+class Keep:
+    """Have `state`, which an earlier run saved, under `key` as if it had been saved in this one."""
+
+    key: int
+    state: npt.NDArray[np.uint8]
+
+
+Operation = Drop | Trim | Copy | Save | Restore | Forget | Keep
 
 
 @dataclass(frozen=True, slots=True)

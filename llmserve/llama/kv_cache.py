@@ -12,7 +12,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import ClassVar
 
-from llmserve.llama.batch import Copy, Drop, Forget, Operation, Restore, Save, Trim
+import numpy as np
+import numpy.typing as npt
+
+from llmserve.llama.batch import Copy, Drop, Forget, Keep, Operation, Restore, Save, Trim
 from llmserve.llama.prefix_shelf import PrefixShelf
 from llmserve.llama.prefix_tree import Match, PrefixTree
 
@@ -58,6 +61,8 @@ class KvCache(ABC):
         self._free = set(range(limits.slots))
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._held: set[int] = set()
+        self.restored_from_ram = 0
+        self.restored_from_disk = 0
 
     @property
     def cells_used(self) -> int:
@@ -80,6 +85,39 @@ class KvCache(ABC):
     def resident(self, tokens: list[int]) -> int:
         """How many tokens a new sequence of `tokens` would find in the cache (its last one is always computed)."""
         return self._match(tokens).length
+
+    def reusable(self, tokens: list[int]) -> int:
+        """How many of its `tokens` a new sequence would not have to compute."""
+        resident = self.resident(tokens)
+        return max(resident, self._shelved(tokens, resident))
+
+    def finished(self) -> list[list[int]]:
+        """The tokens of every finished sequence, in the cache or on the shelf, least recently used first."""
+        return [*self.shelf.sequences, *(self._tree.tokens(slot) for slot in self._idle)]
+
+    def shelve(self, tokens: list[int]) -> int | None:
+        """Where the shelf has all these `tokens` of a finished sequence, copied there first if only the cache does.
+
+        None where neither has them, or they are over the shelf's budget.
+        """
+        key = self.shelf.key_of(tokens)
+        slot = next((slot for slot in self._idle if self._tree.tokens(slot) == tokens), None)
+        if key is not None or slot is None:
+            return key
+        key, gone = self.shelf.put(tokens)
+        self.operations.extend(map(Forget, gone))
+        if key is not None:
+            self.operations.append(Save(slot, key))
+        return key
+
+    def keep(self, tokens: list[int], state: npt.NDArray[np.uint8]) -> None:
+        """Put on the shelf what an earlier run saved of `tokens`, if the budget has room for it."""
+        if self.shelf.key_of(tokens) is not None:
+            return
+        key, gone = self.shelf.put(tokens, from_disk=True)
+        self.operations.extend(map(Forget, gone))
+        if key is not None:
+            self.operations.append(Keep(key, state))
 
     def extend(self, slot: int, tokens: list[int]) -> None:
         """`slot` has computed `tokens` behind what it holds."""
@@ -144,6 +182,10 @@ class KvCache(ABC):
 
     def _restore(self, key: int, slot: int, tokens: list[int]) -> None:
         """Fill the empty, opened `slot` with `tokens` from what is saved under `key`."""
+        if self.shelf.first_from_disk(key):
+            self.restored_from_disk += 1
+        else:
+            self.restored_from_ram += 1
         self.operations.append(Restore(key, slot, len(tokens)))
         self._tree.extend(slot, tokens)
 
@@ -200,8 +242,8 @@ class UnifiedCache(KvCache):
         if not self._free:
             self._evict(next(iter(self._idle)), key)
             match = self._match(tokens)
-        # A restored prefix needs cells like a computed one; where they cannot be had now, it is computed step by step.
-        if key is not None and self.make_room(shelved, key):
+        # All that was saved takes cells before it is cut; where they cannot be had now, the prefix is computed anew.
+        if key is not None and self.make_room(self.shelf.length(key), key):
             slot, length = self._open(), shelved
             self._restore(key, slot, tokens[:shelved])
         else:

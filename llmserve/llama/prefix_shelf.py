@@ -17,12 +17,33 @@ class PrefixShelf:
         self._budget = budget
         self._tree = PrefixTree()
         self._keys: OrderedDict[int, None] = OrderedDict()
+        self._read_from_disk: set[int] = set()
         self._next_key = 0
 
     @property
     def used(self) -> int:
         """Tokens on the shelf; a part that two prefixes have in common counts twice, as their bytes do."""
         return self._tree.cells
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """The tokens of everything on the shelf, least recently used first."""
+        return [self._tree.tokens(key) for key in self._keys]
+
+    def key_of(self, tokens: list[int]) -> int | None:
+        """The key of exactly these tokens, if they are here."""
+        match = self._tree.match(tokens, len(tokens), whole=True)
+        return self._tree.holder(match) if match.length == len(tokens) > 0 else None
+
+    def length(self, key: int) -> int:
+        """How many tokens are saved under `key`."""
+        return self._tree.length(key)
+
+    def first_from_disk(self, key: int) -> bool:
+        """Whether `key` was read from the disk and nothing was restored from it yet; False from the next call on."""
+        first = key in self._read_from_disk
+        self._read_from_disk.discard(key)
+        return first
 
     def matched(self, tokens: list[int], limit: int, *, whole: bool) -> int:
         """Length of the longest saved prefix of `tokens`, at most `limit`. `whole`: only of prefixes saved so."""
@@ -37,7 +58,9 @@ class PrefixShelf:
         self._keys.move_to_end(key)
         return key, match.length
 
-    def put(self, tokens: list[int], keep: int | None = None) -> tuple[int | None, list[int]]:
+    def put(
+        self, tokens: list[int], keep: int | None = None, *, from_disk: bool = False
+    ) -> tuple[int | None, list[int]]:
         """Make room for `tokens`; returns their new key (None: over the budget) and the keys to forget.
 
         Shorter prefixes of the same tokens make way first, since the new one holds all of them. `keep` never does.
@@ -57,6 +80,8 @@ class PrefixShelf:
         self._tree.open(key)
         self._tree.extend(key, tokens)
         self._keys[key] = None
+        if from_disk:
+            self._read_from_disk.add(key)
         return key, gone
 
     def _is_prefix(self, key: int, tokens: list[int]) -> bool:
@@ -65,4 +90,5 @@ class PrefixShelf:
 
     def _remove(self, key: int) -> None:
         del self._keys[key]
+        self._read_from_disk.discard(key)
         self._tree.release(key)

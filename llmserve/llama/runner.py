@@ -7,6 +7,8 @@ first: a batch within `n_batch`, slots and positions in range, logits read only 
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmserve.errors import InvalidModel
-from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Operation, Restore, Save, Trim
+from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Keep, Operation, Restore, Save, Trim
 from llmserve.llama.engine import EngineFailed, OutOfRoom
 from llmserve.llama.sequence import Sequence
 from llmserve.llama.thread_governor import governor_of_this_process
@@ -163,6 +165,30 @@ class Runner:
                 self._write_state(slot, self._saved[key], length)
             case Forget(key):
                 del self._saved[key]
+            case Keep(key, state):
+                self._saved[key] = state
+
+    def saved_state(self, key: int) -> npt.NDArray[np.uint8]:
+        """What was saved under `key`: not copied, and valid as long as somebody holds it."""
+        return self._saved[key]
+
+    def state_layout(self, plan: EnginePlan) -> str:
+        """Everything that decides how a saved state is laid out, and whether one of another run means the same here.
+
+        The library counts by its bytes, since builds of one version differ. Some models encode all positions otherwise
+        where the context is longer than the one they were first trained on.
+        """
+        library = hashlib.sha256(Path(llama_cpp.llama_cpp._lib._name).read_bytes()).hexdigest()
+        trained = f"{self.architecture}.rope.scaling.original_context_length"
+        original = self.metadata([trained]).get(trained)
+        is_long = original is not None and int(llama_cpp.llama_n_ctx_seq(self._context)) > int(original)
+        return " ".join(
+            [
+                f"llama-cpp-python {llama_cpp.__version__} {library}",
+                f"{plan.kv_type} {plan.kv_layout} flash_attention={plan.flash_attention}",
+                f"{sys.byteorder} long_context={is_long}",
+            ]
+        )
 
     def _read_state(self, slot: int) -> npt.NDArray[np.uint8]:
         """All that `slot` holds, as llama.cpp writes it."""
@@ -378,7 +404,6 @@ def _is_cuttable(model: Any) -> bool:
 
 def log_warnings_only() -> Any:
     """Send llama.cpp's warnings and errors to standard error; returns the callback, which must stay referenced."""
-    import sys
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
     def write(level: int, text: bytes, _: Any) -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 from abc import ABC, abstractmethod
-from typing import Generic, Literal, TypeVar
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Generic, TypeVar
+
+from llmserve.errors import LlmserveError
 
 J = TypeVar("J")
+T = TypeVar("T")
 
 
 class StepThread(ABC, Generic[J]):
@@ -18,7 +24,8 @@ class StepThread(ABC, Generic[J]):
     """
 
     def __init__(self, name: str) -> None:
-        self._commands: queue.SimpleQueue[tuple[Literal["submit", "cancel", "close"], J | None]] = queue.SimpleQueue()
+        # None: the thread is to end.
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
@@ -29,15 +36,30 @@ class StepThread(ABC, Generic[J]):
         self._thread.start()
 
     def submit(self, job: J) -> None:
-        self._commands.put(("submit", job))
+        self._commands.put(partial(self._accept, job))
 
     def cancel(self, job: J) -> None:
         """Compute no more of `job` than the running step does, and deliver nothing after it."""
-        self._commands.put(("cancel", job))
+        self._commands.put(partial(self._withdraw, job))
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Have `work` done in the thread, between two steps. The future of what comes too late for that never ends."""
+        future: Future[T] = Future()
+
+        def carry_out() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work())
+            except LlmserveError as error:
+                future.set_exception(error)
+
+        self._commands.put(carry_out)
+        return future
 
     def close(self) -> None:
         """Stop after the running step and wait for the thread. Jobs in flight get nothing more."""
-        self._commands.put(("close", None))
+        self._commands.put(None)
         self._thread.join()
 
     def _run(self) -> None:
@@ -48,15 +70,12 @@ class StepThread(ABC, Generic[J]):
         """Carry out what was asked since the last step; False when it was to end."""
         while True:
             try:
-                command, job = self._commands.get(block=self._nothing_to_compute())
+                command = self._commands.get(block=self._nothing_to_compute())
             except queue.Empty:
                 return True
-            if job is None:
+            if command is None:
                 return False
-            if command == "submit":
-                self._accept(job)
-            else:
-                self._withdraw(job)
+            command()
 
     # --- in the thread ---
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from llmserve.llama.batch import Batch, Copy, Drop, Forget, Operation, Restore, Save, Trim
+from llmserve.llama.batch import Batch, Copy, Drop, Forget, Keep, Operation, Restore, Save, Trim
 from llmserve.llama.engine import OutOfRoom
 
 VOCABULARY = 64
@@ -90,10 +90,17 @@ class FakeRunner:
             case Restore(key, slot, length):
                 assert not self.slots[slot], "a prefix is restored into an empty slot"
                 assert self.cuttable or length == len(self.saved[key])
-                self.slots[slot] = self._anew(self.saved[key][:length])
-                assert self.used <= self.capacity
+                self.slots[slot] = self._anew(self.saved[key])
+                assert self.used <= self.capacity, "a saved state is written whole before it is cut"
+                del self.slots[slot][length:]
             case Forget(key):
                 del self.saved[key]
+            case Keep(key, state):
+                assert key not in self.saved
+                self.saved[key] = state.view(np.int32).tolist()
+
+    def saved_state(self, key: int) -> npt.NDArray[np.uint8]:
+        return np.asarray(self.saved[key], dtype=np.int32).view(np.uint8)
 
     def _anew(self, tokens: list[int]) -> list[tuple[int, int]]:
         first = self._next_cell
