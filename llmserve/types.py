@@ -202,7 +202,8 @@ class EnginePlan:
     available (advice, not a gate). `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`,
     in their order; the first `experts_in_ram` layers of the model leave their experts to the CPU. `spare_rows` is how
     many rows of logits a step may give beyond one for each running sequence: for drafts that are checked, and prompts
-    that are scored. `kind` is the model's. `output_format` names the form in which it writes thoughts and tool calls;
+    that are scored. `prefix_disk_bytes` is how much of the disk the prefixes of all models may take that are kept from
+    run to run. `kind` is the model's. `output_format` names the form in which it writes thoughts and tool calls;
     "template": the one that its chat template shows.
     """
 
@@ -229,6 +230,7 @@ class EnginePlan:
     kind: ModelKind = "generate"
     output_format: str = "template"
     spare_rows: int = 32
+    prefix_disk_bytes: int = 0
     experts_in_ram: int = 0
 
 

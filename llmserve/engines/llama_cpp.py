@@ -106,15 +106,23 @@ def read_libraries() -> NativeReport:
 
 
 def command(
-    plan: EnginePlan, model: InstalledModel, socket: Path, *, environ: Mapping[str, str] | None = None
+    plan: EnginePlan,
+    model: InstalledModel,
+    socket: Path,
+    *,
+    prefixes: Path | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Command:
     """The worker that serves `model` on the Unix socket `socket` as `plan` says.
 
+    `prefixes` is the directory for those that outlive workers, of all models; it need not exist.
     Its environment is cut from `environ` (default: this process's) by an allow-list: no key, token or proxy.
     """
+    kept = ("--prefixes", str(prefixes / model.sha256)) if prefixes is not None and plan.prefix_disk_bytes else ()
     argv = (
         *(sys.executable, "-P", "-m", "llmserve.llama"),
         *("--socket", str(socket), "--name", model.name, "--model", model.path, "--plan", to_json(plan)),
+        *kept,
     )
     return Command(argv, _environment(plan, os.environ if environ is None else environ))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,7 +24,7 @@ class Launcher:
     """Makes workers; `close()` when none is left."""
 
     def __init__(self, settings: Settings, launch: Launch | None) -> None:
-        self._launch = _command if launch is None else launch
+        self._launch = partial(_command, home_directory(settings) / "prefixes") if launch is None else launch
         self._logs = home_directory(settings) / "logs"
         self._sockets = SocketDirectory(runtime_directory() / "workers")
 
@@ -39,7 +40,7 @@ class Launcher:
         await asyncio.to_thread(self._sockets.close)
 
 
-def _command(plan: EnginePlan, model: InstalledModel, socket: Path) -> Command:
+def _command(prefixes: Path, plan: EnginePlan, model: InstalledModel, socket: Path) -> Command:
     if plan.engine == "llama.cpp":
-        return llama_cpp.command(plan, model, socket)
+        return llama_cpp.command(plan, model, socket, prefixes=prefixes)
     raise Unavailable(f"`{model.name}` would need a worker of {plan.engine}, which this version cannot start")

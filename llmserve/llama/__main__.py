@@ -1,4 +1,4 @@
-"""`python -m llmserve.llama --socket PATH --name NAME --model FILE --plan JSON`: the llama worker's process.
+"""The llama worker: `python -m llmserve.llama --socket PATH --name NAME --model FILE --plan JSON [--prefixes DIRECTORY]`.
 
 It ends when its standard input does: that pipe is held by the gateway, so a worker never outlives one. On Linux the
 kernel is asked for the same.
@@ -35,7 +35,7 @@ def main() -> int:
     _die_with_parent()
     threading.excepthook = _crash
     sys.setswitchinterval(_SWITCH_SECONDS)
-    loader = Loader(arguments.name, arguments.model, from_json(EnginePlan, arguments.plan))
+    loader = Loader(arguments.name, arguments.model, from_json(EnginePlan, arguments.plan), arguments.prefixes)
     try:
         _run(_serve(arguments.socket, loader))
     except LlmserveError as error:
@@ -80,6 +80,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="the model's name in answers")
     parser.add_argument("--model", type=Path, required=True, help="the GGUF file")
     parser.add_argument("--plan", required=True, help="the EnginePlan, as JSON")
+    parser.add_argument("--prefixes", type=Path, help="directory of the model's prefixes, kept from run to run")
     return parser.parse_args()
 
 

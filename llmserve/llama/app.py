@@ -67,6 +67,8 @@ def create_app(loader: Loader) -> Starlette:
                 "waiting": engine.waiting,
                 "cells_used": engine.cells_used,
                 "preemptions": engine.preemptions,
+                "restored_from_ram": engine.restored_from_ram,
+                "restored_from_disk": engine.restored_from_disk,
                 "steps": counters.steps,
                 "step_seconds": round(counters.step_seconds, 6),
                 "prompt_tokens": counters.prompt_tokens,

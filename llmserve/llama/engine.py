@@ -101,6 +101,14 @@ class Engine(StepThread[Job]):
     def preemptions(self) -> int:
         return self._scheduler.preemptions
 
+    @property
+    def restored_from_ram(self) -> int:
+        return self._scheduler.cache.restored_from_ram
+
+    @property
+    def restored_from_disk(self) -> int:
+        return self._scheduler.cache.restored_from_disk
+
     # --- everything below runs in the engine thread ---
 
     def _nothing_to_compute(self) -> bool:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from llmserve.llama.batch import Copy, Drop, Forget, Keep, Operation, Restore, Save, Trim
 from llmserve.llama.prefix_shelf import PrefixShelf
 from llmserve.llama.prefix_tree import Match, PrefixTree
+from llmserve.llama.prefix_uses import PrefixUses
 
 # Waiting for another prompt's cells, copying or restoring a prefix pays only if it saves at least this many tokens.
 WORTHWHILE_PREFIX = 16
@@ -61,6 +62,7 @@ class KvCache(ABC):
         self._free = set(range(limits.slots))
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._held: set[int] = set()
+        self._uses = PrefixUses()
         self.restored_from_ram = 0
         self.restored_from_disk = 0
 
@@ -91,9 +93,14 @@ class KvCache(ABC):
         resident = self.resident(tokens)
         return max(resident, self._shelved(tokens, resident))
 
-    def finished(self) -> list[list[int]]:
-        """The tokens of every finished sequence, in the cache or on the shelf, least recently used first."""
-        return [*self.shelf.sequences, *(self._tree.tokens(slot) for slot in self._idle)]
+    def worth_archiving(self) -> list[list[int]]:
+        """The tokens of finished sequences, in the cache or on the shelf, that would take long to compute again.
+
+        First what many requests went on from and what is long.
+        """
+        sequences = [*self.shelf.sequences, *(self._tree.tokens(slot) for slot in self._idle)]
+        long = [tokens for tokens in sequences if len(tokens) >= self.limits.worth_saving]
+        return sorted(long, key=lambda tokens: (1 + self._uses.of(tokens)) * len(tokens), reverse=True)
 
     def shelve(self, tokens: list[int]) -> int | None:
         """Where the shelf has all these `tokens` of a finished sequence, copied there first if only the cache does.
@@ -155,9 +162,12 @@ class KvCache(ABC):
     def has_room(self, tokens: list[int], promised: int) -> bool:
         """Whether a sequence of `tokens` may start, with `promised` cells owed to those that run."""
 
-    @abstractmethod
     def admit(self, tokens: list[int]) -> tuple[int, int]:
         """Give a new sequence a slot; returns it and how many of the `tokens` it holds already."""
+        slot, length = self._place(tokens)
+        if length >= self.limits.worth_saving:
+            self._uses.note(tokens[:length])
+        return slot, length
 
     @abstractmethod
     def make_room(self, cells: int) -> bool:
@@ -168,6 +178,10 @@ class KvCache(ABC):
         return None
 
     # --- for the layouts ---
+
+    @abstractmethod
+    def _place(self, tokens: list[int]) -> tuple[int, int]:
+        """What `admit` promises."""
 
     def _match(self, tokens: list[int]) -> Match:
         return self._tree.match(tokens, len(tokens) - 1, whole=not self.limits.cuttable)
@@ -233,7 +247,7 @@ class UnifiedCache(KvCache):
         reclaimable = max(0, self._idle_cells() - shared)
         return len(tokens) - shared + promised <= self.cells_free + reclaimable
 
-    def admit(self, tokens: list[int]) -> tuple[int, int]:
+    def _place(self, tokens: list[int]) -> tuple[int, int]:
         match = self._match(tokens)
         shelved = self._shelved(tokens, match.length)
         if match.length and not shelved and not self.limits.cuttable:

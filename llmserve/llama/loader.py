@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from llmserve.llama.kv_cache import KvCache, Limits, UnifiedCache
 from llmserve.llama.model_defaults import METADATA_KEYS, choices_of_metadata
 from llmserve.llama.output.formats import OutputFormat, detect
 from llmserve.llama.pairs import PairWriter
+from llmserve.llama.prefix_archive import PrefixArchive
+from llmserve.llama.prefix_keeper import PrefixKeeper
 from llmserve.llama.preparation import Preparer
 from llmserve.llama.prompt import PromptBuilder
 from llmserve.llama.scheduler import Scheduler
@@ -43,14 +46,21 @@ _WORTH_KEEPING_CPU = 512
 _EMBEDDING_STEP_CPU = 128
 _EMBEDDING_STEP_GPU = 2048
 
+_log = logging.getLogger(__name__)
+
 
 class Loader:
-    """`service` and `tokens` are None until the model is ready; `progress` runs from 0 to 1 before that."""
+    """`service` and `tokens` are None until the model is ready; `progress` runs from 0 to 1 before that.
 
-    def __init__(self, name: str, path: Path, plan: EnginePlan) -> None:
+    `prefixes` is the directory in which prefixes of this model are kept from run to run; None: nowhere.
+    """
+
+    def __init__(self, name: str, path: Path, plan: EnginePlan, prefixes: Path | None = None) -> None:
         self._name = name
         self._path = path
         self._plan = plan
+        self._prefixes = prefixes
+        self._watching: asyncio.Task[None] | None = None
         self.progress = 0.0
         self.service: Service | EmbeddingService | None = None
         self.tokens: TokenService | None = None
@@ -65,8 +75,13 @@ class Loader:
         with ThreadPoolExecutor(1, thread_name_prefix="load") as loading:
             bring_up = self._bring_up if self._plan.kind == "generate" else self._bring_up_embedding
             self.service = await loop.run_in_executor(loading, bring_up, loop)
+        if isinstance(self.service, Service) and self.service.prefixes is not None:
+            self._watching = asyncio.create_task(self.service.prefixes.watch())
 
     def close(self) -> None:
+        """Stop computing, after the prefixes that are worth it were written: blocks for some seconds at most."""
+        if self._watching is not None:
+            self._watching.cancel()
         if isinstance(self.service, EmbeddingService):
             self.service.close()
             self.service.embedder.close()
@@ -100,9 +115,10 @@ class Loader:
         runner = Runner(self._path, plan, slots, self._report)
         vocabulary = runner.vocabulary
         cache = _cache(plan, slots, runner.cells, cuttable=runner.cuttable)
+        scheduler = Scheduler(cache, StepBudget(plan.batch))
         engine = Engine(
             runner,
-            Scheduler(cache, StepBudget(plan.batch)),
+            scheduler,
             vocabulary.piece,
             vocabulary.ends,
             loop.call_soon_threadsafe,
@@ -127,7 +143,21 @@ class Loader:
         output = self._output(runner, templates, prompts)
         runner.warm_up()
         engine.start()
-        return Service(engine, facts, output, prompts, constraints)
+        return Service(engine, facts, output, prompts, constraints, self._keeper(engine, scheduler, runner))
+
+    def _keeper(self, engine: Engine, scheduler: Scheduler, runner: Runner) -> PrefixKeeper | None:
+        limits = scheduler.cache.limits
+        if self._prefixes is None or not self._plan.prefix_disk_bytes or not limits.shelf:
+            return None
+        archive = PrefixArchive(
+            self._prefixes, runner.state_layout(self._plan), self._plan.prefix_disk_bytes, cuttable=limits.cuttable
+        )
+        try:
+            archive.open(longest=min(scheduler.cache.longest, limits.shelf))
+        except OSError as error:
+            _log.warning("no prefixes are kept on the disk: %s", error)
+            return None
+        return PrefixKeeper(engine, scheduler, runner, archive)
 
     def _output(self, runner: Runner, templates: Templates, prompts: PromptBuilder) -> ModelOutput:
         vocabulary = runner.vocabulary

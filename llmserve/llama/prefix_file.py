@@ -48,11 +48,6 @@ class PrefixHead:
     state_bytes: int
     state_digest: bytes
 
-    @property
-    def size_bytes(self) -> int:
-        """Of the whole file."""
-        return file_bytes(len(self.tokens), self.state_bytes)
-
 
 def file_bytes(tokens: int, state_bytes: int) -> int:
     """The size of a file of so many tokens with a state of so many bytes."""
@@ -69,19 +64,18 @@ def _digest_of(state: npt.NDArray[np.uint8], may_go_on: Callable[[], bool]) -> b
 
 def write_prefix(
     file: BufferedWriter, key: bytes, tokens: list[int], state: npt.NDArray[np.uint8], may_go_on: Callable[[], bool]
-) -> PrefixHead:
+) -> None:
     """Write the whole file and wait until it is on the disk.
 
     Raises `OSError`, or `Interrupted` when `may_go_on` says no.
     """
-    head = PrefixHead(tokens, state.size, _digest_of(state, may_go_on))
-    front = _HEAD.pack(_MAGIC, _VERSION, key, len(tokens), state.size, head.state_digest) + _packed(tokens)
+    digest = _digest_of(state, may_go_on)
+    front = _HEAD.pack(_MAGIC, _VERSION, key, len(tokens), state.size, digest) + _packed(tokens)
     file.write(front + hashlib.sha256(front).digest())
     for piece in _pieces(state, may_go_on):
         file.write(piece)
     file.flush()
     os.fsync(file.fileno())
-    return head
 
 
 def read_head(file: BufferedReader, key: bytes) -> PrefixHead:

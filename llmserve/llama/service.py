@@ -19,6 +19,7 @@ from llmserve.llama.engine import Engine
 from llmserve.llama.generation import Delta, Failure, Generation, Job
 from llmserve.llama.grammar import Grammar
 from llmserve.llama.model_defaults import SamplingChoices
+from llmserve.llama.prefix_keeper import PrefixKeeper
 from llmserve.llama.prompt import PromptBuilder
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.sequence import Sequence as TokenSequence
@@ -137,7 +138,10 @@ class Answer:
 
 
 class Service:
-    """Turns validated requests into answers. Prompts are prepared in one thread beside the event loop."""
+    """Turns validated requests into answers. Prompts are prepared in one thread beside the event loop.
+
+    `prefixes` brings back from the disk what prompts go on from; None: nothing is kept there.
+    """
 
     def __init__(
         self,
@@ -146,9 +150,11 @@ class Service:
         output: ModelOutput,
         prompts: PromptBuilder,
         constraints: ConstraintFactory,
+        prefixes: PrefixKeeper | None = None,
     ) -> None:
         self.model = model
         self.engine = engine
+        self.prefixes = prefixes
         self._output = output
         self._prompts = prompts
         self._constraints = constraints
@@ -173,6 +179,7 @@ class Service:
             generation.shown = output.shown
             generation.constraint = choice.rule
             choice.scores = ContentScores(self.model.spelling) if generation.top is not None else None
+        await self._bring_prefixes(generations[:1])
         return Answer(self.engine, generations, 1, outputs)
 
     async def complete(self, request: CompletionRequest) -> Answer:
@@ -205,15 +212,26 @@ class Service:
         constraint = await self._compile(lambda: [grammar] if grammar is not None else [])
         for generation in generations:
             generation.constraint = constraint.fork() if constraint is not None else None
+        await self._bring_prefixes(generations[:: request.n])
         return Answer(self.engine, generations, len(request.prompt), outputs)
 
     def close(self) -> None:
+        """Blocks while prefixes are written; the engine must still run."""
+        if self.prefixes is not None:
+            self.prefixes.close()
         self._preparing.shutdown(wait=False, cancel_futures=True)
         self._compiling.shutdown(wait=False, cancel_futures=True)
 
     def _check_room(self) -> None:
         if self.engine.waiting >= _MOST_WAITING:
             raise TooManyRequests("too many requests are waiting for this model", retry_after=1)
+
+    async def _bring_prefixes(self, generations: Sequence[Generation]) -> None:
+        if self.prefixes is None:
+            return
+        for generation in generations:
+            if not generation.sequence.scores_prompt:
+                await self.prefixes.bring(generation.sequence.tokens)
 
     async def _compile(self, grammars: Callable[[], Sequence[Grammar]]) -> Constraint | None:
         """The first of `grammars` that can be compiled; the last one's refusal where none can."""

@@ -35,7 +35,7 @@ class SplitCache(KvCache):
     def make_room(self, cells: int) -> bool:
         return True
 
-    def admit(self, tokens: list[int]) -> tuple[int, int]:
+    def _place(self, tokens: list[int]) -> tuple[int, int]:
         match = self._match(tokens)
         source = self._tree.holder(match) if match.length else None
         shelved = self._shelved(tokens, match.length)

@@ -90,6 +90,7 @@ def plan_llama_cpp(
     on_cpu = () if chosen.is_whole else ("cpu",)
     demand = chosen.demand
     memory, saved_tokens = _with_saved_prefixes(task, chosen)
+    prefix_disk_bytes, why_not_on_disk = _prefix_disk(task, saved_tokens)
     return EnginePlan(
         engine="llama.cpp",
         devices=(*(accelerator.device for accelerator in chosen.accelerators), *on_cpu),
@@ -107,13 +108,14 @@ def plan_llama_cpp(
         memory=memory,
         fits=not missing_bytes(chosen, margin=False),
         reason=explanation.reason,
-        refused=(*refused, *explanation.refused),
+        refused=(*refused, *explanation.refused, *why_not_on_disk),
         gpu_split=chosen.split,
         kv_layout=demand.layout,
         saved_tokens=saved_tokens,
         kind=model.kind,
         output_format=settings.output_format or "template",
         spare_rows=rules.SPARE_ROWS,
+        prefix_disk_bytes=prefix_disk_bytes,
         experts_in_ram=chosen.experts_in_ram,
     )
 
@@ -127,6 +129,17 @@ def _with_saved_prefixes(task: _Task, chosen: Placement) -> tuple[tuple[DeviceMe
     unified = sum(entry.total for entry, gpu in zip(gpus, chosen.accelerators, strict=True) if gpu.unified)
     tokens = rules.saved_prefix_bytes(ram.available - ram.total - unified) // token_bytes
     return (replace(ram, saved_prefixes=tokens * token_bytes), *gpus), tokens
+
+
+def _prefix_disk(task: _Task, saved_tokens: int) -> tuple[int, tuple[Refusal, ...]]:
+    """What of the disk prefixes may take, and why that is nothing where nobody asked for that."""
+    asked = task.settings.prefix_disk
+    if task.model.kind == "embed" or asked == 0:
+        return 0, ()
+    if not saved_tokens:
+        reason = "no prefixes are kept from run to run, because none are kept in RAM either"
+        return 0, (Refusal("prefixes on disk", reason),)
+    return rules.PREFIX_DISK_BYTES if asked is None else asked, ()
 
 
 def _choose(task: _Task) -> Placement:

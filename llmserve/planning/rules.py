@@ -23,6 +23,8 @@ MICRO_BATCH = 512
 SPARE_ROWS = 32
 
 MOST_STREAM_BYTES = 8 * GIB
+# On the disk, of all models together: some conversations of a large model, or tool blocks of many.
+PREFIX_DISK_BYTES = 2_000_000_000
 
 
 def context_limit(model: ModelInfo, settings: Settings) -> int:
