@@ -38,7 +38,7 @@ class Settings:
     that may wait per model. load_timeout: seconds a worker may take to become ready.
     locked: serve only what this lock file names. disk_budget: the most bytes that the models of the store may take
     (as a number or like "20GB"). make_room: remove the models used longest ago without asking, where the disk budget
-    needs it.
+    needs it. prefix_disk: the most bytes of the disk for prefixes that outlive a model's worker (0: none do).
     """
 
     home: Path | None = None
@@ -64,13 +64,14 @@ class Settings:
     load_timeout: float | None = None
     locked: Path | None = None
     disk_budget: int | None = None
+    prefix_disk: int | None = None
     make_room: bool | None = None
 
 
 # A number of bytes, decimal unless the unit says `i`: `500k`, `5MB`, `2 GiB`.
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
 # The settings that are numbers of bytes.
-_SIZES = frozenset({"disk_budget"})
+_SIZES = frozenset({"disk_budget", "prefix_disk"})
 
 # Inclusive bounds of the numbers; a value outside is refused by name rather than clamped.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -84,6 +85,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "max_queue": (0, 100_000),
     "load_timeout": (1, 86_400),
     "disk_budget": (1, 2**60),
+    "prefix_disk": (0, 2**60),
 }
 
 
