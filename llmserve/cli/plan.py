@@ -80,6 +80,11 @@ def _sequences(plan: EnginePlan) -> str:
     return f"{plan.parallel} sequences in {plan.kv_cells} KV cells"
 
 
+def _prefixes(plan: EnginePlan) -> str:
+    disk = f"up to {bytes_text(plan.prefix_disk_bytes)}" if plan.prefix_disk_bytes else "none"
+    return f"{plan.saved_tokens} tokens in RAM, {disk} on the disk from run to run"
+
+
 def _print_plan(plan: EnginePlan) -> None:
     print_table(
         [
@@ -92,6 +97,7 @@ def _print_plan(plan: EnginePlan) -> None:
             ("threads", f"{plan.threads} (waiting {'awake' if plan.wait_policy == 'active' else 'asleep'})"),
             ("batch", f"{plan.batch} tokens, {plan.micro_batch} per graph"),
             ("flash attention", "yes" if plan.flash_attention else "no"),
+            ("prefixes", _prefixes(plan)),
             ("fits", "yes" if plan.fits else "no: more than is available"),
             ("why", plan.reason),
             *[("refused", f"{refusal.option}: {refusal.reason}") for refusal in plan.refused],
