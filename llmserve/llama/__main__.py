@@ -50,6 +50,13 @@ async def _serve(socket: Path, loader: Loader) -> None:
 
     from llmserve.llama.app import create_app
 
+    class Server(uvicorn.Server):
+        """Closes the loader at the end: a signal that asked for it is raised again afterwards, and ends the process."""
+
+        async def shutdown(self, sockets: list[Any] | None = None) -> None:
+            await super().shutdown(sockets)
+            loader.close()
+
     config = uvicorn.Config(
         create_app(loader),
         uds=str(socket),
@@ -62,7 +69,7 @@ async def _serve(socket: Path, loader: Loader) -> None:
         server_header=False,
         timeout_graceful_shutdown=2,
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     threading.Thread(target=_watch_lifeline, name="lifeline", daemon=True).start()
     serving = asyncio.ensure_future(server.serve())
     try:
@@ -71,7 +78,6 @@ async def _serve(socket: Path, loader: Loader) -> None:
     finally:
         server.should_exit = True
         await serving
-        loader.close()
 
 
 def _parse() -> argparse.Namespace:
