@@ -132,12 +132,21 @@ class LayerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ParserNames:
+    """vLLM's parsers of tool calls and of reasoning as a catalog names them; None where it leaves the choice."""
+
+    tool: str | None = None
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What an inspector read from a model's files, without loading them.
 
     `input_bytes` are the token embeddings and other tensors that stay in RAM when layers are offloaded;
     `output_bytes` the output head and final norm, which count as one more offloadable layer. `kind` is "generate" or
     "embed". `quantization` is the file's own name for its main tensor type ("Q4_1", "BF16").
+    `parsers` are what the catalog states beside the files.
     """
 
     format: ModelFormat
@@ -158,6 +167,7 @@ class ModelInfo:
     chat_template: str | None
     license: str | None
     tensor_types: tuple[tuple[str, int], ...]
+    parsers: ParserNames | None = None
 
 
 # --- what was decided ----------------------------------------------------------------------------------------------
@@ -189,6 +199,22 @@ class Refusal:
 
     option: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """What a plan for vLLM decides beside what all plans do.
+
+    `dtype` is vLLM's name of the type it computes in ("auto": the one the model is stored in). `kv_cache_bytes` is the
+    pool on each device. `eager` starts it without compiling the model: sooner ready, and slower then. `tool_parser`
+    and `reasoning_parser` are vLLM's names of what reads calls and thoughts out of the model's text; None: nothing does.
+    """
+
+    dtype: str
+    kv_cache_bytes: int
+    eager: bool
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +256,7 @@ class EnginePlan:
     kind: ModelKind = "generate"
     output_format: str = "template"
     spare_rows: int = 32
+    vllm: VllmOptions | None = None
     prefix_disk_bytes: int = 0
     experts_in_ram: int = 0
 

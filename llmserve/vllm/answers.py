@@ -1,0 +1,147 @@
+"""vLLM's whole answers in the shape that all engines here share (`llmserve.openai.responses`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from llmserve.errors import WorkerDied
+from llmserve.vllm.served_model import ServedModel
+
+# How an answer ended, as vLLM says it; "abort" and "error" are no ends of an answer.
+_FINISH_REASONS: Mapping[str, str] = MappingProxyType(
+    {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "repetition": "stop"}
+)
+
+
+def translated(path: str, body: Any, request: Mapping[str, Any], identity: str, model: ServedModel) -> dict[str, Any]:
+    """The answer of `path` to the translated `request`; `identity` becomes the answer's id.
+
+    Raises `WorkerDied` for one that makes no sense, or was broken off.
+    """
+    try:
+        match path:
+            case "/v1/chat/completions":
+                return _answer(
+                    "chat.completion", body, identity, model, [_chat_choice(each) for each in body["choices"]]
+                )
+            case "/v1/completions":
+                return _answer(
+                    "text_completion", body, identity, model, [_text_choice(each) for each in body["choices"]]
+                )
+            case "/v1/rerank":
+                return _ranking(body, request, model)
+            case "/tokenize":
+                return {field: body[field] for field in ("count", "max_model_len", "tokens")}
+            case _:
+                return {"prompt": body["prompt"], "content": body["prompt"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WorkerDied("the worker's answer makes no sense", code="worker_protocol_error") from error
+
+
+def finish_reason(choice: Mapping[str, Any], *, calls: bool = False) -> str:
+    """Why a finished choice ended. Raises `WorkerDied` where it was broken off."""
+    stated = choice.get("finish_reason")
+    reason = _FINISH_REASONS.get(stated) if isinstance(stated, str) else None
+    if reason is None:
+        raise WorkerDied("the worker broke the answer off", code="worker_error")
+    # A call that was asked for by name ends with "stop" there.
+    return "tool_calls" if calls and reason == "stop" else reason
+
+
+def chat_logprobs(choice: Mapping[str, Any], text: str) -> dict[str, Any] | None:
+    """The `logprobs` of a chat choice, or of a piece of one, whose text is `text`.
+
+    The token that ended it belongs to no text, and is left out.
+    """
+    logprobs = choice.get("logprobs")
+    if logprobs is None:
+        return None
+    entries = logprobs.get("content")
+    ended = choice.get("finish_reason") == "stop" and choice.get("stop_reason") is None
+    if ended and entries and not text.endswith(entries[-1]["token"]):
+        entries = entries[:-1]
+    return {"content": entries, "refusal": None}
+
+
+def usage_counts(usage: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
+    """Token counts. How many were thoughts is told only where it is known."""
+    prompt, completion = usage["prompt_tokens"], usage.get("completion_tokens") or 0
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    counts = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+    thoughts = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
+    if thoughts is None and model.reasoning_parser is None:
+        thoughts = 0
+    if thoughts is not None:
+        counts["completion_tokens_details"] = {"reasoning_tokens": thoughts}
+    return counts
+
+
+def _chat_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
+    message = choice["message"]
+    return {
+        "index": choice["index"],
+        "message": _message(message),
+        "logprobs": chat_logprobs(choice, message.get("content") or ""),
+        "finish_reason": finish_reason(choice, calls=bool(message.get("tool_calls"))),
+    }
+
+
+def _text_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "index": choice["index"],
+        "text": choice["text"],
+        "logprobs": choice.get("logprobs"),
+        "finish_reason": finish_reason(choice),
+    }
+
+
+def _ranking(body: Any, request: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
+    results: list[dict[str, Any]] = [
+        {"index": result["index"], "relevance_score": result["relevance_score"]} for result in body["results"]
+    ]
+    if request.get("return_documents"):
+        for result in results:
+            result["document"] = {"text": request["documents"][result["index"]]}
+    tokens = body["usage"]["total_tokens"]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "model": model.name, "results": results, "usage": usage}
+
+
+def _answer(kind: str, body: Any, identity: str, model: ServedModel, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "object": kind,
+        "created": body["created"],
+        "model": model.name,
+        "system_fingerprint": None,
+        "choices": choices,
+        "usage": usage_counts(body["usage"], model),
+    }
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    content = message.get("content")
+    answer: dict[str, Any] = {
+        "role": "assistant",
+        "content": (content or None) if calls else (content or ""),
+        "refusal": None,
+    }
+    if reasoning := message.get("reasoning") or message.get("reasoning_content"):
+        answer["reasoning_content"] = reasoning
+    if calls:
+        answer["tool_calls"] = [
+            {"id": call["id"], "type": "function", "function": _function(call["function"])} for call in calls
+        ]
+    return answer
+
+
+def _function(function: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": function["name"], "arguments": function["arguments"]}
