@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmserve.api.body_writer import DIRECT_WRITER, DirectWriter
 from llmserve.api.metrics import Metrics
 from llmserve.api.replies import HeaderList, error_headers, internal_error, json_headers, request_id
 from llmserve.errors import LlmserveError, MethodNotAllowed, NotFound
-from llmserve.openai.json import dump_json
 
 _log = logging.getLogger(__name__)
 
@@ -26,18 +26,24 @@ _log = logging.getLogger(__name__)
 REQUEST_ID = "request_id"
 REPLY_HEADERS = "reply_headers"
 
+ErrorBody = Callable[[Scope, LlmserveError], bytes]
+
 
 class Envelope:
-    """ASGI middleware around `app`, whose `routes` give each endpoint the pattern it is counted under."""
+    """ASGI middleware around `app`, whose `routes` give each endpoint the pattern it is counted under.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route]) -> None:
+    `error_body` writes an error in the dialect of what was asked for.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route], error_body: ErrorBody) -> None:
         self._app = app
+        self._error_body = error_body
         self._metrics = metrics
         self._patterns: dict[object, str] = {route.endpoint: route.path for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._answer(scope, _Exchange(scope, receive, send))
+            await self._answer(scope, _Exchange(scope, receive, send, self._error_body))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
@@ -80,7 +86,7 @@ def _router_refusal(error: HTTPException) -> tuple[LlmserveError, HeaderList]:
 class _Exchange:
     """One request's `receive` and `send`, and what is known about its answer so far."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, error_body: ErrorBody) -> None:
         self.request_id = request_id(scope["headers"])
         self.status: int | None = None
         self._headers: HeaderList = [
@@ -88,11 +94,17 @@ class _Exchange:
             (b"x-content-type-options", b"nosniff"),
         ]
         self._body_pending = any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
+        self._scope = scope
         self._receive = receive
         self._send = send
+        self._error_body = error_body
         state = scope.setdefault("state", {})
         state[REQUEST_ID] = self.request_id
         state[REPLY_HEADERS] = self._headers
+        writer: DirectWriter | None = scope.get("extensions", {}).get(DIRECT_WRITER)
+        if writer is not None:
+            # Of a response's messages this layer changes the start alone.
+            writer.stands_for = self.send
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -110,7 +122,7 @@ class _Exchange:
         """Answer `error`. An answer that has begun is left unfinished, which makes the server cut the connection."""
         if self.status is not None:
             return
-        body = dump_json(error.body())
+        body = self._error_body(self._scope, error)
         headers = [*json_headers(body), *error_headers(error), *(more_headers or ())]
         if self._body_pending:
             headers.append((b"connection", b"close"))

@@ -6,10 +6,10 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from starlette.types import Send
+from starlette.types import Scope, Send
 
+from llmserve.api.body_writer import writer_for
 from llmserve.api.replies import HeaderList
-from llmserve.api.tasks import cancel
 from llmserve.openai import sse
 
 _HEADERS: HeaderList = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -18,15 +18,16 @@ _HEADERS: HeaderList = [(b"content-type", b"text/event-stream; charset=utf-8"), 
 class EventStream:
     """Write whole events only: a comment may be sent between any two writes.
 
-    Nothing is sent before `start`. As a context manager it ends its own task, not the stream.
+    Nothing is sent before `start`. As a context manager it ends its own timer, not the stream.
     """
 
-    def __init__(self, send: Send, headers: HeaderList, keep_alive_seconds: float) -> None:
+    def __init__(self, scope: Scope, send: Send, headers: HeaderList, keep_alive_seconds: float) -> None:
+        self.writer = writer_for(scope, send)
+        self.headers = [*_HEADERS, *headers]
         self._send = send
-        self._headers = [*_HEADERS, *headers]
         self._keep_alive_seconds = keep_alive_seconds
         self._silent = True
-        self._keeping_alive: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -34,34 +35,38 @@ class EventStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stop_comments()
+        self._stop_comments()
 
     @property
     def started(self) -> bool:
-        return self._keeping_alive is not None
+        return self._timer is not None
 
     async def start(self) -> None:
         """Send status 200 and the headers; nothing if that was done."""
-        if self._keeping_alive is None:
-            self._keeping_alive = asyncio.create_task(self._keep_alive())
-            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        if self._timer is None:
+            self._keep_alive_later()
+            await self._send({"type": "http.response.start", "status": 200, "headers": self.headers})
 
-    async def write(self, whole_events: bytes) -> None:
+    def write(self, whole_events: bytes) -> None:
+        """Raises what `BodyWriter.write` does."""
         self._silent = False
-        await self._send({"type": "http.response.body", "body": whole_events, "more_body": True})
+        self.writer.write(whole_events)
 
     async def end(self, last_event: bytes = b"") -> None:
         """Finish the response. Nothing may be written after it."""
-        await self._stop_comments()
+        self._stop_comments()
+        await self.writer.flush()
         await self._send({"type": "http.response.body", "body": last_event})
 
-    async def _stop_comments(self) -> None:
-        if self._keeping_alive is not None:
-            await cancel(self._keeping_alive)
+    def _keep_alive_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._keep_alive_seconds, self._keep_alive)
 
-    async def _keep_alive(self) -> None:
-        while True:
-            await asyncio.sleep(self._keep_alive_seconds)
-            if self._silent:
-                await self._send({"type": "http.response.body", "body": sse.KEEP_ALIVE, "more_body": True})
-            self._silent = True
+    def _keep_alive(self) -> None:
+        if self._silent and not self.writer.paused:
+            self.writer.write(sse.KEEP_ALIVE)
+        self._silent = True
+        self._keep_alive_later()
+
+    def _stop_comments(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

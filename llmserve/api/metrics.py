@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from llmserve.fleet.status import ModelStatus
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 
 
@@ -56,6 +56,13 @@ class Metrics:
             "llmserve_tokens", "Tokens that workers reported", ("model", "kind"), registry=self._registry
         )
 
+        self._retries = Counter(
+            "llmserve_retries",
+            "Requests given to another worker, because theirs was lost before it had said anything",
+            ("model",),
+            registry=self._registry,
+        )
+
     def request_done(self, route: str, method: str, status: int | None, seconds: float) -> None:
         """Count one request. `route` is the pattern of a route; `status` None means that nothing was answered."""
         method = method if method in _METHODS else "other"
@@ -70,6 +77,9 @@ class Metrics:
     def tokens(self, model: str, prompt: int, completion: int) -> None:
         self._tokens.labels(model, "prompt").inc(prompt)
         self._tokens.labels(model, "completion").inc(completion)
+
+    def retried(self, model: str) -> None:
+        self._retries.labels(model).inc()
 
     def exposition(self) -> tuple[str, bytes]:
         """Content type and body for a scrape."""

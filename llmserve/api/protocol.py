@@ -14,6 +14,7 @@ from typing import ClassVar
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from llmserve.api.body_writer import DIRECT_WRITER, DirectWriter
 from llmserve.api.limits import Limits
 from llmserve.api.replies import error_headers, json_headers, request_id
 from llmserve.errors import (
@@ -42,6 +43,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unclaimed_bytes = 0
         self._read_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._direct_writer: DirectWriter | None = None
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self._refuse(Unavailable("too many connections", retry_after=1))
@@ -100,6 +102,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self._fail(InvalidRequest("protocol upgrades are not supported", hint="use plain HTTP/1.1"))
         super().on_headers_complete()
+        self._direct_writer = DirectWriter(self.cycle, self.flow)
+        # The application's task begins with the next turn of the loop, and finds it there.
+        self.cycle.scope["extensions"] = {DIRECT_WRITER: self._direct_writer}  # type: ignore[dict-item]
         self._reading_body = True
         self._read_within(self.limits.body_seconds)
 
@@ -127,6 +132,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._direct_writer is not None:
+            self._direct_writer.resumed()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None

@@ -134,14 +134,14 @@ class PullStream:
         self._keep_alive_seconds = keep_alive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_hang_up(receive, self._stream(send))
+        await until_hang_up(receive, self._stream(scope, send))
 
-    async def _stream(self, send: Send) -> None:
-        async with EventStream(send, [], self._keep_alive_seconds) as stream:
+    async def _stream(self, scope: Scope, send: Send) -> None:
+        async with EventStream(scope, send, [], self._keep_alive_seconds) as stream:
 
             async def tell(event: Event) -> None:
                 await stream.start()
-                await stream.write(sse.event(event))
+                stream.write(sse.event(event))
 
             try:
                 model = await self._pulls.follow(self._name, tell)

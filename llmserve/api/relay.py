@@ -1,18 +1,22 @@
 """The response that carries one generation from a worker to the client, and everything it borrowed on the way.
 
-Lease and upstream live exactly as long as `Relay.__call__`: whatever ends it (the answer's end, an error, a client
-that hangs up, the server stopping) closes the upstream, which makes the worker cancel, and gives the lease back.
+Lease and connection live exactly as long as `Relay.__call__`: whatever ends it (the answer's end, an error, a client
+that hangs up, the server stopping) closes the connection, which makes the worker cancel, and gives the lease back.
+
+A worker that dies, or talks nonsense, before anything of its answer was sent is asked for nothing more: the request
+goes to its successor, once, and the client does not learn of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import httpx2
 from starlette.types import Receive, Scope, Send
@@ -20,20 +24,39 @@ from starlette.types import Receive, Scope, Send
 from llmserve.api.envelope import as_answer
 from llmserve.api.event_stream import EventStream
 from llmserve.api.gateway import Gateway
+from llmserve.api.pump import Pump
 from llmserve.api.replies import HeaderList, json_headers
 from llmserve.api.tasks import cancel, until_hang_up
-from llmserve.api.upstream import Call, WorkerRefusal, events, open_upstream, read_answer, refusal, reported_tokens
+from llmserve.api.upstream import (
+    Call,
+    Nonsense,
+    WorkerRefusal,
+    ended_early,
+    first_events,
+    open_upstream,
+    read_answer,
+    refusal,
+    reported_tokens,
+    translated,
+)
 from llmserve.errors import WorkerDied
 from llmserve.openai import sse
 
 if TYPE_CHECKING:
+    from llmserve.api.limits import Limits
+    from llmserve.fleet.connection import WorkerConnection
     from llmserve.fleet.lease import Lease
+
+T = TypeVar("T")
+Read: TypeAlias = "Callable[[WorkerConnection, Lease, Limits], Awaitable[T]]"
 
 _ERROR_EVENT = re.compile(rb'data: ?\{"error"')
 _CONTENT = re.compile(rb'"(?:content|reasoning_content|text)": ?"[^"]')
 # The last events a worker sends hold the usage and the end mark.
 _TAIL_CHUNKS = 4
 _TAIL_BYTES = 4096
+
+_log = logging.getLogger(__name__)
 
 
 class Relay:
@@ -46,18 +69,19 @@ class Relay:
         self._call = call
         self._headers = headers
         self._started_at = time.perf_counter()
+        self._content_seen = False
+        self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._metrics.in_flight.track_inprogress():
-            await until_hang_up(receive, self._stream(send) if self._call.stream else self._answer(send))
+            await until_hang_up(receive, self._stream(scope, send) if self._call.stream else self._answer(send))
 
     # --- not streamed ------------------------------------------------------------------------------------------------
 
     async def _answer(self, send: Send) -> None:
         try:
-            async with AsyncExitStack() as owned:
-                lease, upstream = await self._open(owned)
-                body = await read_answer(upstream, lease, self._limits.answer_bytes)
+            with ExitStack() as owned:
+                lease, _, body = await self._open(owned, read_answer)
                 self._count_tokens(lease, body)
             # The lease is back already: a slow reader holds no model.
             await self._reply(send, 200, body)
@@ -71,11 +95,11 @@ class Relay:
 
     # --- streamed ----------------------------------------------------------------------------------------------------
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, scope: Scope, send: Send) -> None:
         """Until the stream has started a failure is a real status; from then on it is an event."""
-        async with EventStream(send, self._headers, self._limits.keep_alive_seconds) as stream:
+        async with EventStream(scope, send, self._headers, self._limits.keep_alive_seconds) as stream:
             try:
-                async with AsyncExitStack() as owned:
+                with ExitStack() as owned:
                     await self._relay(stream, owned)
                 await stream.end()
             except WorkerRefusal as error:
@@ -88,48 +112,90 @@ class Relay:
                     raise
                 await stream.end(sse.error_event(as_answer(error, self._call.request_id)))
 
-    async def _relay(self, stream: EventStream, owned: AsyncExitStack) -> None:
-        opening = asyncio.create_task(self._open_stream(owned))
+    async def _relay(self, stream: EventStream, owned: ExitStack) -> None:
+        opening = asyncio.create_task(self._open(owned, first_events))
         try:
             await asyncio.wait({opening}, timeout=self._limits.grace_seconds)
             if not opening.done():
                 await stream.start()
-            lease, source, chunk = await opening
+            lease, connection, (first, events) = await opening
         finally:
             await cancel(opening)
         await stream.start()
-        tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
-        content_seen = False
-        while chunk:
-            if not content_seen and _CONTENT.search(chunk):
-                content_seen = True
-                self._metrics.first_content(lease.model.name, time.perf_counter() - self._started_at)
-            tail.append(chunk)
-            await stream.write(chunk)
-            chunk = await anext(source, b"")
-        ending = b"".join(tail)
+
+        def look(passing: bytes) -> None:
+            self._look(lease, passing)
+
+        look(first)
+        stream.write(first)
+        try:
+            await Pump(connection, stream, events, look).run(self._limits.first_byte_seconds)
+        except httpx2.TransportError as error:
+            raise await translated(error, lease) from error
+        except Nonsense as error:
+            lease.condemn(error.message)
+            raise
+        ending = b"".join(self._tail)
         if not ending.endswith(sse.DONE) and not _ERROR_EVENT.search(ending):
-            raise WorkerDied("the worker ended the answer too early")
+            raise ended_early()
         self._count_tokens(lease, ending)
 
-    async def _open_stream(self, owned: AsyncExitStack) -> tuple[Lease, AsyncGenerator[bytes], bytes]:
-        """Lease, source and the first events; what fails until they are here can still be a real status."""
-        lease, upstream = await self._open(owned)
-        source = await owned.enter_async_context(aclosing(events(upstream, lease, self._limits.event_bytes)))
-        return lease, source, await anext(source, b"")
+    def _look(self, lease: Lease, passing: bytes) -> None:
+        """Note of the events that pass what the metrics and the end want to know."""
+        if not self._content_seen and _CONTENT.search(passing):
+            self._content_seen = True
+            self._metrics.first_content(lease.model.name, time.perf_counter() - self._started_at)
+        self._tail.append(passing)
 
     # --- both --------------------------------------------------------------------------------------------------------
 
-    async def _open(self, owned: AsyncExitStack) -> tuple[Lease, httpx2.Response]:
-        """A lease, and the worker's answer with status 200; `owned` gives both back. Raises `WorkerRefusal`."""
+    async def _open(self, owned: ExitStack, read: Read[T]) -> tuple[Lease, WorkerConnection, T]:
+        """A lease, the worker's answer with status 200, and what `read` takes of it; `owned` gives the two back.
+
+        Of two workers if need be. Raises `WorkerRefusal`, what `Fleet.lease` raises, and `WorkerDied` or
+        `DeadlineExceeded`.
+        """
+        try:
+            return await self._ask(await self._lease(owned), owned, read)
+        except _Lost as lost:
+            _log.warning("request %s goes to another worker: %s", self._call.request_id, lost.reason.message)
+            self._metrics.retried(lost.model)
+            owned.close()
+        try:
+            return await self._ask(await self._lease(owned), owned, read)
+        except _Lost as lost:
+            raise lost.reason from None
+
+    async def _lease(self, owned: ExitStack) -> Lease:
         lease = await self._fleet.lease(self._call.model, self._call.kind)
         owned.callback(lease.release)
-        upstream = await open_upstream(lease, self._call, self._limits)
-        owned.push_async_callback(upstream.aclose)
-        if upstream.status_code != 200:
-            raise await refusal(upstream, lease, self._limits.event_bytes)
-        return lease, upstream
+        return lease
+
+    async def _ask(self, lease: Lease, owned: ExitStack, read: Read[T]) -> tuple[Lease, WorkerConnection, T]:
+        """As `_open`, of one worker. Raises `_Lost` where another may do better."""
+        try:
+            connection = await open_upstream(lease, self._call, self._limits)
+            owned.callback(connection.abort)
+            if connection.status != 200:
+                raise await refusal(connection, lease, self._limits)
+            return lease, connection, await read(connection, lease, self._limits)
+        except Nonsense as error:
+            lease.condemn(error.message)
+            raise _Lost(lease.model.name, error) from error
+        except WorkerDied as error:
+            if error.code != WorkerDied.default_code:
+                raise
+            raise _Lost(lease.model.name, error) from error
 
     def _count_tokens(self, lease: Lease, tail: bytes) -> None:
         if reported := reported_tokens(tail[-_TAIL_BYTES:]):
             self._metrics.tokens(lease.model.name, *reported)
+
+
+class _Lost(Exception):
+    """A worker of `model` was lost before anything of its answer was sent."""
+
+    def __init__(self, model: str, reason: WorkerDied) -> None:
+        super().__init__(reason.message)
+        self.model = model
+        self.reason = reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from llmserve.types import ModelKind
 
 if TYPE_CHECKING:
     from llmserve.api.limits import Limits
+    from llmserve.fleet.connection import WorkerConnection
     from llmserve.fleet.lease import Lease
 
 _CONNECT_SECONDS = 5.0
@@ -25,6 +26,7 @@ _OBITUARY_SECONDS = 0.3
 
 _EVENT_END = b"\n\n"
 _EVENT_STARTS = (b"data:", b":")
+_NO_EVENT = re.compile(rb"\n\n(?!data:|:|\Z)")
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens": ?([0-9]{1,12})\b')
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?([0-9]{1,12})\b')
 
@@ -44,6 +46,15 @@ class Call:
     request_id: str
 
 
+class Nonsense(WorkerDied):
+    """The worker sent what the protocol does not know. It is of no use any more."""
+
+    default_code = "worker_protocol_error"
+
+    def __init__(self) -> None:
+        super().__init__("the worker's answer makes no sense")
+
+
 class WorkerRefusal(Exception):
     """The worker answered with an error of its own: `status`, and `body` in OpenAI's shape on one line."""
 
@@ -53,79 +64,111 @@ class WorkerRefusal(Exception):
         self.body = body
 
 
-async def open_upstream(lease: Lease, call: Call, limits: Limits) -> httpx2.Response:
-    """Send `call` and return the response with its body unread; the caller closes it.
+async def open_upstream(lease: Lease, call: Call, limits: Limits) -> WorkerConnection:
+    """Send `call` and return the connection once the response's headers are here; the caller aborts it.
 
     Raises `WorkerDied` or `DeadlineExceeded`.
     """
-    silence = limits.first_byte_seconds if call.stream else limits.answer_seconds
-    request = lease.client.build_request(
-        "POST",
-        call.path,
-        content=call.body,
-        headers={"Content-Type": "application/json", "Accept-Encoding": "identity", "X-Request-Id": call.request_id},
-        timeout=httpx2.Timeout(silence, connect=_CONNECT_SECONDS, pool=None),
+    headers = (
+        (b"Host", b"worker"),
+        (b"Content-Type", b"application/json"),
+        (b"Content-Length", str(len(call.body)).encode()),
+        (b"Accept-Encoding", b"identity"),
+        (b"X-Request-Id", call.request_id.encode("ascii")),
     )
     try:
-        return await lease.client.send(request, stream=True)
+        connection = await lease.connect(_CONNECT_SECONDS)
+        try:
+            connection.send("POST", call.path.encode("ascii"), headers, call.body)
+            await connection.response(limits.first_byte_seconds if call.stream else limits.answer_seconds)
+        except BaseException:
+            connection.abort()
+            raise
     except httpx2.TransportError as error:
-        raise await _translated(error, lease) from error
+        raise await translated(error, lease) from error
+    return connection
 
 
-async def events(upstream: httpx2.Response, lease: Lease, limit: int) -> AsyncGenerator[bytes]:
-    """The body's bytes as they arrive, cut only where an event ends; what was yielded is always whole events.
+class WholeEvents:
+    """Cuts the body of an event stream where events end, whatever pieces it comes in."""
 
-    Raises `WorkerDied` when the body breaks off, is no event stream or holds an event longer than `limit` bytes, and
+    def __init__(self, limit: int) -> None:
+        """`limit`: of one event, in bytes."""
+        self._limit = limit
+        self._held = b""
+
+    @property
+    def in_event(self) -> bool:
+        """Whether the beginning of an event waits for the rest."""
+        return bool(self._held)
+
+    def feed(self, piece: bytes) -> bytes:
+        """The events that `piece` completes, as they came. Raises `Nonsense` for what is no event."""
+        held = self._held + piece if self._held else piece
+        end = len(held) if held.endswith(_EVENT_END) else held.rfind(_EVENT_END) + len(_EVENT_END)
+        if end < len(_EVENT_END):
+            if len(held) > self._limit:
+                raise Nonsense()
+            self._held = held
+            return b""
+        whole, self._held = held[:end], held[end:]
+        if not whole.startswith(_EVENT_STARTS) or _NO_EVENT.search(whole):
+            raise Nonsense()
+        return whole
+
+
+async def first_events(connection: WorkerConnection, lease: Lease, limits: Limits) -> tuple[bytes, WholeEvents]:
+    """The first whole events of a stream, and what cuts the rest of it.
+
+    Raises `Nonsense` where the body is no event stream, `WorkerDied` when it ends or breaks off before, and
     `DeadlineExceeded` when the worker falls silent.
     """
-    if not upstream.headers.get("content-type", "").startswith("text/event-stream"):
-        raise _nonsense()
-    held = b""
-    try:
-        async for chunk in upstream.aiter_raw():
-            held = held + chunk if held else chunk
-            end = len(held) if held.endswith(_EVENT_END) else held.rfind(_EVENT_END) + len(_EVENT_END)
-            if end < len(_EVENT_END):
-                if len(held) > limit:
-                    raise _nonsense()
-                continue
-            whole, held = held[:end], held[end:]
-            if not all(event.startswith(_EVENT_STARTS) for event in whole.split(_EVENT_END)[:-1]):
-                raise _nonsense()
-            yield whole
-    except httpx2.TransportError as error:
-        raise await _translated(error, lease) from error
-    if held:
-        raise _nonsense()
+    if not connection.header(b"content-type").startswith(b"text/event-stream"):
+        raise Nonsense()
+    events = WholeEvents(limits.event_bytes)
+    async for piece in _pieces(connection, lease, limits.first_byte_seconds):
+        if whole := events.feed(piece):
+            return whole, events
+    raise ended_early()
 
 
-async def read_answer(upstream: httpx2.Response, lease: Lease, limit: int) -> bytes:
-    """The whole JSON body. Raises as `events` does."""
+async def read_answer(connection: WorkerConnection, lease: Lease, limits: Limits) -> bytes:
+    """The whole JSON body. Raises `Nonsense`, `WorkerDied` or `DeadlineExceeded`."""
     parts: list[bytes] = []
     size = 0
-    try:
-        async for chunk in upstream.aiter_raw():
-            size += len(chunk)
-            if size > limit:
-                raise _nonsense()
-            parts.append(chunk)
-    except httpx2.TransportError as error:
-        raise await _translated(error, lease) from error
+    async for piece in _pieces(connection, lease, limits.answer_seconds):
+        size += len(piece)
+        if size > limits.answer_bytes:
+            raise Nonsense()
+        parts.append(piece)
     body = b"".join(parts)
     # Enough to tell an answer from garbage; the text in it is the model's, and its parsing the client's work.
     if not (body.startswith(b"{") and body.rstrip().endswith(b"}")):
-        raise _nonsense()
+        raise Nonsense()
     return body
 
 
-async def refusal(upstream: httpx2.Response, lease: Lease, limit: int) -> WorkerRefusal:
-    """The error that `upstream`, whose status is not 200, carries. Raises `WorkerDied` where it makes no sense."""
-    body = await read_answer(upstream, lease, limit)
+async def _pieces(connection: WorkerConnection, lease: Lease, silence_seconds: float) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            if piece := connection.take():
+                yield piece
+            elif connection.complete:
+                return
+            else:
+                await connection.more(silence_seconds)
+    except httpx2.TransportError as error:
+        raise await translated(error, lease) from error
+
+
+async def refusal(connection: WorkerConnection, lease: Lease, limits: Limits) -> WorkerRefusal:
+    """The error that a response carries whose status is not 200. Raises `WorkerDied` where it makes no sense."""
+    body = await read_answer(connection, lease, limits)
     try:
         value = parse_json(body)
     except InvalidRequest:
-        raise _nonsense() from None
-    status = upstream.status_code
+        raise Nonsense() from None
+    status = connection.status or 500
     if status == 500 or not 400 <= status < 600 or not isinstance(value, dict) or "error" not in value:
         # A fault inside the worker: its own words are not for a client.
         raise WorkerDied("the worker failed to answer", code="worker_error")
@@ -141,7 +184,7 @@ def reported_tokens(tail: bytes) -> tuple[int, int] | None:
     return (int(prompt[-1]), int(completion[-1]) if completion else 0) if prompt else None
 
 
-async def _translated(error: httpx2.TransportError, lease: Lease) -> LlmserveError:
+async def translated(error: httpx2.TransportError, lease: Lease) -> LlmserveError:
     """What a broken connection to the worker means to the client."""
     if isinstance(error, httpx2.TimeoutException):
         return DeadlineExceeded("the worker took too long to answer")
@@ -150,5 +193,5 @@ async def _translated(error: httpx2.TransportError, lease: Lease) -> LlmserveErr
     return lease.reason()
 
 
-def _nonsense() -> WorkerDied:
-    return WorkerDied("the worker's answer makes no sense", code="worker_protocol_error")
+def ended_early() -> WorkerDied:
+    return WorkerDied("the worker ended the answer too early")

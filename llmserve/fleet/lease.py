@@ -8,6 +8,7 @@ from collections.abc import Callable
 import httpx2
 
 from llmserve.errors import WorkerDied
+from llmserve.fleet.connection import WorkerConnection
 from llmserve.fleet.worker import Worker
 from llmserve.types import EnginePlan, InstalledModel
 
@@ -32,6 +33,10 @@ class Lease:
         """HTTP to the worker: base URL `http://worker`, keep-alive, no limit on the time an answer takes."""
         return self._worker.client
 
+    async def connect(self, timeout_seconds: float | None) -> WorkerConnection:
+        """A connection for one request whose answer is relayed. Raises httpx2's `ConnectError` or `ConnectTimeout`."""
+        return await self._worker.connect(timeout_seconds)
+
     @property
     def died(self) -> asyncio.Event:
         return self._worker.died
@@ -39,6 +44,13 @@ class Lease:
     def reason(self) -> WorkerDied:
         """Why the worker is gone, in a sentence fit for the client."""
         return self._worker.reason()
+
+    def condemn(self, because: str) -> None:
+        """End the worker at once, because it does what it must not; `because` is a sentence for the log.
+
+        Whoever else uses it is told that it died.
+        """
+        self._worker.condemn(because)
 
     def release(self) -> None:
         """Give the hold back; the second call does nothing. Call it on the event loop's thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from llmserve.errors import WorkerDied
+from llmserve.fleet.connection import WorkerConnection, connect
 from llmserve.fleet.transport import WorkerTransport
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.worker_log import WorkerLog
 
 if TYPE_CHECKING:
     from llmserve.engines.command import Command
+
+logger = logging.getLogger(__name__)
 
 STOP_GRACE_SECONDS = 5.0
 HEALTH_POLL_SECONDS = 0.03
@@ -105,6 +109,17 @@ class Worker:
         if not self.died.is_set():
             self._signal_group(signal.SIGKILL)
             await self.died.wait()
+
+    def condemn(self, because: str) -> None:
+        """Kill it now, because it cannot be used any more; `because` is logged. Its end counts as a failure."""
+        if not self.died.is_set() and self._end is None:
+            logger.error("the worker of %s (pid %s) is killed: %s", self.model, self.pid, because)
+            self._end = "did not keep to the protocol"
+            self._signal_group(signal.SIGKILL)
+
+    async def connect(self, timeout_seconds: float | None) -> WorkerConnection:
+        """A connection of its own for one request. Raises httpx2's `ConnectError` or `ConnectTimeout`."""
+        return await connect(self._socket, timeout_seconds)
 
     def reason(self) -> WorkerDied:
         """Why this worker is of no use any more, fit for a client: no path and no text of the engine's own in it."""

@@ -25,8 +25,8 @@ from llmserve.api.gateway import Gateway
 from llmserve.api.limits import Limits
 from llmserve.api.server import make_server
 from llmserve.errors import ModelNotFound, WorkerDied
+from llmserve.fleet.connection import WorkerConnection, connect
 from llmserve.fleet.status import ModelStatus
-from llmserve.fleet.transport import WorkerTransport
 from llmserve.settings import Settings
 from llmserve.store.names import HubReference, LogicalName
 from llmserve.store.options import PullOptions
@@ -117,12 +117,18 @@ class FakeStore:
 
 
 class FakeLease:
-    def __init__(self, fleet: FakeFleet, client: httpx2.AsyncClient) -> None:
+    def __init__(self, fleet: FakeFleet, socket: Path) -> None:
         self.model = MODEL
         self.plan = PLAN
-        self.client = client
         self.died = asyncio.Event()
         self._fleet = fleet
+        self._socket = socket
+
+    async def connect(self, timeout_seconds: float | None) -> WorkerConnection:
+        return await connect(self._socket, timeout_seconds)
+
+    def condemn(self, because: str) -> None:
+        self._fleet.condemned.append(because)
 
     def reason(self) -> WorkerDied:
         return WorkerDied("the worker of `tiny:1m` was killed by SIGKILL")
@@ -140,6 +146,7 @@ class FakeFleet:
         self.kinds: list[ModelKind | None] = []
         self.waiting = 0
         self.stopped: list[str] = []
+        self.condemned: list[str] = []
         self.closed = False
         self.failure: Exception | None = None
         # A lease waits while it is clear; polled, because it is set from another thread.
@@ -147,7 +154,6 @@ class FakeFleet:
         self.door.set()
         self._store = store
         self._socket = socket
-        self._client: httpx2.AsyncClient | None = None
 
     async def lease(self, model: str, kind: ModelKind | None = None) -> FakeLease:
         self.asked.append(model)
@@ -161,11 +167,7 @@ class FakeFleet:
             self.waiting -= 1
         if self.failure is not None:
             raise self.failure
-        if self._client is None:
-            self._client = httpx2.AsyncClient(
-                transport=WorkerTransport(self._socket), base_url="http://worker", trust_env=False
-            )
-        lease = FakeLease(self, self._client)
+        lease = FakeLease(self, self._socket)
         self.leases.add(lease)
         return lease
 
@@ -196,8 +198,6 @@ class FakeFleet:
 
     async def close(self, drain_seconds: float = 30.0) -> None:
         self.closed = True
-        if self._client is not None:
-            await self._client.aclose()
 
 
 @dataclass
