@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from llmserve.errors import SettingsError
-from llmserve.types import Engine, KvType
+from llmserve.types import Engine, KvType, LoadShape
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 11435
@@ -28,12 +28,15 @@ class Settings:
     None means that the program decides. Tuples are comma-separated in the environment and lists in the file.
 
     home: the data directory. host, port: where to listen. uds: listen on this Unix socket instead.
+    ollama_port: listen here too, at the same host, for clients that know no other port than Ollama's.
     api_key: a key clients must send (only from the environment or the file, never from a flag).
     insecure_no_auth: allow an address off loopback without a key. allowed_hosts, allowed_origins: more names for the
     Host and Origin checks. strict: a request field nobody knows is a 400 instead of a response header.
-    engine, context, parallel, kv_type, threads, gpu_layers: override the plan. vllm_python: the interpreter (or the
+    engine, context, parallel, kv_type, threads, gpu_layers: override the plan. load_shape: whose winner to take where
+    `tune` measured several. vllm_python: the interpreter (or the
     folder of the environment) that has a vLLM of the user's own, which is then used. output_format: how models write thoughts
-    and tool calls, where their chat templates do not show it. max_output_tokens: the cap of a
+    and tool calls, where their chat templates do not show it. speculation: answers may be drafted ahead from their own
+    text (yes, unless this says no). max_output_tokens: the cap of a
     request that states none. keep_alive: seconds an idle model stays loaded (-1: for ever). max_queue: requests
     that may wait per model. load_timeout: seconds a worker may take to become ready.
     locked: serve only what this lock file names. disk_budget: the most bytes that the models of the store may take
@@ -45,6 +48,7 @@ class Settings:
     host: str | None = None
     port: int | None = None
     uds: Path | None = None
+    ollama_port: int | None = None
     api_key: str | None = None
     insecure_no_auth: bool | None = None
     allowed_hosts: tuple[str, ...] | None = None
@@ -57,7 +61,9 @@ class Settings:
     kv_type: KvType | None = None
     threads: int | None = None
     gpu_layers: int | None = None
+    load_shape: LoadShape | None = None
     output_format: str | None = None
+    speculation: bool | None = None
     max_output_tokens: int | None = None
     keep_alive: float | None = None
     max_queue: int | None = None
@@ -76,6 +82,7 @@ _SIZES = frozenset({"disk_budget", "prefix_disk"})
 # Inclusive bounds of the numbers; a value outside is refused by name rather than clamped.
 _BOUNDS: dict[str, tuple[float, float]] = {
     "port": (0, 65535),
+    "ollama_port": (1, 65535),
     "context": (64, 16_777_216),
     "parallel": (1, 256),
     "threads": (1, 1024),

@@ -20,6 +20,7 @@ Device = Literal["cpu", "cuda", "rocm", "metal", "vulkan"]
 KvType = Literal["f16", "q8_0", "q4_0"]
 KvLayout = Literal["unified", "split"]
 WaitPolicy = Literal["passive", "active"]
+LoadShape = Literal["one-user", "many-users", "long-prompts"]
 ModelFormat = Literal["gguf", "safetensors"]
 ModelKind = Literal["generate", "embed"]
 
@@ -177,7 +178,8 @@ class ModelInfo:
 class DeviceMemory:
     """Estimated bytes on one device ("ram", "cuda:0", ...), and what was free there when the plan was made.
 
-    `saved_prefixes` is the most that prefixes may take which are kept in RAM after they left the KV cache.
+    `saved_prefixes` is the most that prefixes may take which are kept in RAM after they left the KV cache. `correction`
+    is what earlier loads took beyond the estimate; negative: less.
     """
 
     device: str
@@ -187,10 +189,12 @@ class DeviceMemory:
     overhead: int
     available: int | None
     saved_prefixes: int = 0
+    correction: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv_cache + self.compute + self.overhead + self.saved_prefixes
+        parts = (self.weights, self.kv_cache, self.compute, self.overhead, self.saved_prefixes, self.correction)
+        return sum(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +233,8 @@ class EnginePlan:
     in their order; the first `experts_in_ram` layers of the model leave their experts to the CPU. `spare_rows` is how
     many rows of logits a step may give beyond one for each running sequence: for drafts that are checked, and prompts
     that are scored. `prefix_disk_bytes` is how much of the disk the prefixes of all models may take that are kept from
-    run to run. `kind` is the model's. `output_format` names the form in which it writes thoughts and tool calls;
+    run to run. `speculation`: answers are drafted ahead from their own text, and drafts checked where that pays. `kind`
+    is the model's. `output_format` names the form in which it writes thoughts and tool calls;
     "template": the one that its chat template shows.
     """
 
@@ -259,6 +264,7 @@ class EnginePlan:
     vllm: VllmOptions | None = None
     prefix_disk_bytes: int = 0
     experts_in_ram: int = 0
+    speculation: bool = True
 
 
 # --- what is in the store ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmserve.errors import InvalidModel
 from llmserve.llama.built_in_templates import built_in, choose_built_in
 from llmserve.llama.chat_output import ModelOutput
 from llmserve.llama.constraint import ConstraintFactory
@@ -52,14 +53,18 @@ _log = logging.getLogger(__name__)
 class Loader:
     """`service` and `tokens` are None until the model is ready; `progress` runs from 0 to 1 before that.
 
-    `prefixes` is the directory in which prefixes of this model are kept from run to run; None: nowhere.
+    `prefixes` is the directory in which prefixes of this model are kept from run to run; None: nowhere. `template` is a
+    file with the chat template to use instead of those in the model's.
     """
 
-    def __init__(self, name: str, path: Path, plan: EnginePlan, prefixes: Path | None = None) -> None:
+    def __init__(
+        self, name: str, path: Path, plan: EnginePlan, prefixes: Path | None = None, template: Path | None = None
+    ) -> None:
         self._name = name
         self._path = path
         self._plan = plan
         self._prefixes = prefixes
+        self._template = template
         self._watching: asyncio.Task[None] | None = None
         self.progress = 0.0
         self.service: Service | EmbeddingService | None = None
@@ -134,6 +139,7 @@ class Loader:
             vocabulary.piece,
             vocabulary.spelling,
             choices_of_metadata(runner.metadata(METADATA_KEYS)),
+            drafts=plan.speculation and runner.cuttable,
         )
         self.tokens = TokenService(vocabulary, context)
         self._for_grammars.set_up(
@@ -180,7 +186,10 @@ class Loader:
 
     def _templates(self, runner: Runner) -> Templates:
         vocabulary = runner.vocabulary
-        sources = {name: runner.chat_template(None if name == DEFAULT else name) for name in NAMES}
+        if self._template is not None:
+            sources: dict[str, str | None] = {DEFAULT: _read_template(self._template)}
+        else:
+            sources = {name: runner.chat_template(None if name == DEFAULT else name) for name in NAMES}
         # For some files llama.cpp gives the name of a form it knows instead of a template.
         if "{" not in (sources[DEFAULT] or ""):
             sources[DEFAULT] = built_in(choose_built_in(runner.architecture, vocabulary.control_texts()))
@@ -193,6 +202,13 @@ class Loader:
 
     def _report(self, progress: float) -> None:
         self.progress = progress
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidModel("the model's chat template cannot be read as text") from error
 
 
 def _cache(plan: EnginePlan, slots: int, cells: int, *, cuttable: bool) -> KvCache:

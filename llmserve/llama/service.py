@@ -15,6 +15,7 @@ from llmserve.llama.chat_output import ChatOutput, ModelOutput
 from llmserve.llama.choice_output import ChoiceOutput
 from llmserve.llama.constraint import Constraint, ConstraintFactory
 from llmserve.llama.content_scores import ContentScores
+from llmserve.llama.draft import Drafter
 from llmserve.llama.engine import Engine
 from llmserve.llama.generation import Delta, Failure, Generation, Job
 from llmserve.llama.grammar import Grammar
@@ -23,6 +24,7 @@ from llmserve.llama.prefix_keeper import PrefixKeeper
 from llmserve.llama.prompt import PromptBuilder
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.sequence import Sequence as TokenSequence
+from llmserve.llama.speculation import Speculation
 from llmserve.llama.text_output import Echo, TextOutput
 from llmserve.llama.text_stream import TextStream
 from llmserve.openai.requests import ChatRequest, CompletionRequest, SamplingRequest
@@ -38,7 +40,8 @@ class ModelFacts:
 
     `context` is the longest one sequence may become. `piece` gives the bytes a token shows, and `spelling` those of
     control tokens too; both may be called from any thread.
-    `sampling` is what the model's file states of how its tokens are chosen.
+    `sampling` is what the model's file states of how its tokens are chosen. `drafts`: answers are drafted ahead from
+    their own text.
     """
 
     name: str
@@ -48,6 +51,7 @@ class ModelFacts:
     piece: Callable[[int], bytes]
     spelling: Callable[[int], bytes]
     sampling: SamplingChoices
+    drafts: bool = False
 
 
 class Answer:
@@ -252,7 +256,7 @@ class Service:
         return [
             Generation(
                 index=prompt_index * request.n + index,
-                sequence=TokenSequence(list(prompt), len(prompt), self.model.context, request.stream),
+                sequence=self._sequence(prompt, max_tokens, streamed=request.stream),
                 sampler=Sampler(parameters, prompt, index, self.model.piece),
                 text=TextStream(request.stop),
                 max_tokens=max_tokens,
@@ -261,6 +265,14 @@ class Service:
             for prompt_index, prompt in enumerate(prompts)
             for index in range(request.n)
         ]
+
+    def _sequence(self, prompt: list[int], max_tokens: int, *, streamed: bool) -> TokenSequence:
+        longest = min(self.model.context, len(prompt) + max(1, max_tokens))
+        if not self.model.drafts or max_tokens <= 1:
+            return TokenSequence(list(prompt), len(prompt), longest, streamed)
+        drafter = Drafter(ends=frozenset(self.model.ends))
+        drafter.propose(prompt, 0)  # indexes the prompt here, where nobody waits for the next step
+        return TokenSequence(list(prompt), len(prompt), longest, streamed, speculation=Speculation(drafter))
 
     def _parameters(self, request: SamplingRequest) -> SamplingParameters:
         bias = request.logit_bias or {}

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 
 from llmserve.planning import rules
 from llmserve.planning.accelerators import Accelerator, choose_accelerators
-from llmserve.planning.explain import explain
+from llmserve.planning.explain import Situation, explain
+from llmserve.planning.measurements import NOTHING_KNOWN, Knowledge, TunedChoices
 from llmserve.planning.memory import CELL_ALIGNMENT, Demand, kv_bytes, kv_bytes_per_token, kv_type_fits, padded
 from llmserve.planning.offload import (
+    Host,
     Placement,
     experts_bytes,
     missing_bytes,
@@ -41,16 +43,19 @@ class _Task:
     model: ModelInfo
     settings: Settings
     accelerators: tuple[Accelerator, ...]
+    host: Host
+    tuned: TunedChoices | None
 
     @property
     def ram(self) -> int | None:
-        return self.hardware.memory.available
+        return self.host.free
 
     @property
     def kv_type(self) -> KvType:
-        """The KV type to start from: the one asked for where the model's heads allow it, else f16."""
-        asked = self.settings.kv_type or "f16"
-        return asked if kv_type_fits(self.model, asked) else "f16"
+        """The KV type to start from: the one asked for or measured where the model's heads allow it, else f16."""
+        measured = self.tuned.choices.kv_type if self.tuned is not None else "f16"
+        wanted = self.settings.kv_type or measured
+        return wanted if kv_type_fits(self.model, wanted) else "f16"
 
     @property
     def may_split_experts(self) -> bool:
@@ -71,6 +76,8 @@ class _Task:
         if self.model.kind == "embed":
             # A sequence that is pooled must be one graph. It makes no logits, but llama.cpp sets room for them aside.
             batch, micro_batch, outputs = cells, cells, cells
+        elif self.tuned is not None:
+            batch, micro_batch = self.tuned.choices.batch, self.tuned.choices.micro_batch
         batch = min(batch, cells)
         return Demand(context, cells, parallel, kv_type or self.kv_type, batch, min(micro_batch, batch), outputs)
 
@@ -81,12 +88,17 @@ def plan_llama_cpp(
     settings: Settings,
     built_for: tuple[Device, ...],
     refused: tuple[Refusal, ...],
+    knowledge: Knowledge = NOTHING_KNOWN,
 ) -> EnginePlan:
     """The plan for an installed llama.cpp that can use `built_for`; `refused` are the engines already ruled out."""
     accelerators, unused = choose_accelerators(hardware, built_for, memory_must_be_known=settings.gpu_layers is None)
-    task = _Task(hardware, model, settings, accelerators)
+    accelerators = tuple(replace(gpu, correction=knowledge.correction(gpu.device)) for gpu in accelerators)
+    host = Host(hardware.memory.available, knowledge.correction("ram"))
+    tuned = knowledge.for_shape(settings.load_shape) if model.kind == "generate" else None
+    task = _Task(hardware, model, settings, accelerators, host, tuned)
     chosen = _choose(task)
-    explanation = explain(hardware, model, settings, accelerators, unused, chosen)
+    situation = Situation(hardware, model, settings, accelerators, unused, tuned)
+    explanation = explain(situation, chosen)
     on_cpu = () if chosen.is_whole else ("cpu",)
     demand = chosen.demand
     memory, saved_tokens = _with_saved_prefixes(task, chosen)
@@ -100,11 +112,11 @@ def plan_llama_cpp(
         parallel=demand.parallel,
         kv_cells=demand.cells,
         kv_type=demand.kv_type,
-        threads=rules.threads(hardware.cpu, settings),
-        wait_policy=rules.wait_policy(hardware),
+        threads=rules.threads(hardware.cpu, settings) if tuned is None else settings.threads or tuned.choices.threads,
+        wait_policy=rules.wait_policy(hardware) if tuned is None else tuned.choices.wait_policy,
         batch=demand.batch,
         micro_batch=demand.micro_batch,
-        flash_attention=True,
+        flash_attention=tuned is None or tuned.choices.flash_attention,
         memory=memory,
         fits=not missing_bytes(chosen, margin=False),
         reason=explanation.reason,
@@ -117,6 +129,7 @@ def plan_llama_cpp(
         spare_rows=rules.SPARE_ROWS,
         prefix_disk_bytes=prefix_disk_bytes,
         experts_in_ram=chosen.experts_in_ram,
+        speculation=settings.speculation is not False,
     )
 
 
@@ -164,7 +177,7 @@ def _as_asked(task: _Task, layers: int) -> Placement:
     shortest = rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)[-1]
     whole = layers == total_layers(task.model)
     demand = task.demand(shortest, on_gpu=whole)
-    return place_regardless(task.model, demand, task.accelerators, layers, task.ram)
+    return place_regardless(task.model, demand, task.accelerators, layers, task.host)
 
 
 def _longest_context(task: _Task, layers: int, smallest: int) -> Placement | None:
@@ -177,7 +190,7 @@ def _longest_context(task: _Task, layers: int, smallest: int) -> Placement | Non
             subset = [accelerator for accelerator in task.accelerators if accelerator in by_room[:count]]
 
             def attempt(demand: Demand, subset: list[Accelerator] = subset) -> Placement | None:
-                placed = place(task.model, demand, subset, layers, task.ram)
+                placed = place(task.model, demand, subset, layers, task.host)
                 return placed if placed and not missing_bytes(placed, margin=True) else None
 
             if (placed := _with_largest_pool(task, demand, _GPU_POOL, attempt)) is not None:
@@ -194,7 +207,7 @@ def _without_experts(task: _Task, layers: int) -> Placement | None:
         demand = task.demand(context, on_gpu=True)
 
         def attempt(count: int, demand: Demand = demand) -> Placement | None:
-            return place(task.model, demand, task.accelerators, layers, task.ram, count)
+            return place(task.model, demand, task.accelerators, layers, task.host, count)
 
         if attempt(blocks) is None:
             continue
@@ -211,7 +224,7 @@ def _partly_on_gpu(task: _Task) -> Placement | None:
     demand = task.demand(shortest, on_gpu=False)
     # Where not even the rest of all layers fits, no expert has a place on a GPU.
     experts_in_ram = len(task.model.layers) if task.may_split_experts else 0
-    most = place_most(task.model, demand, task.accelerators, task.ram, experts_in_ram)
+    most = place_most(task.model, demand, task.accelerators, task.host, experts_in_ram)
     if not most.gpu_layers:
         return None
     smaller = task.demand(rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)[-1], on_gpu=False)
@@ -219,7 +232,7 @@ def _partly_on_gpu(task: _Task) -> Placement | None:
     if task.may_quantize_kv:
         demands.append(replace(smaller, kv_type="q8_0"))
     for candidate in demands:
-        placed = placement(task.model, candidate, most.accelerators, most.split, task.ram, most.experts_in_ram)
+        placed = placement(task.model, candidate, most.accelerators, most.split, task.host, most.experts_in_ram)
         if not missing_bytes(placed, margin=True):
             return placed
     return most
@@ -227,7 +240,7 @@ def _partly_on_gpu(task: _Task) -> Placement | None:
 
 def _on_cpu(task: _Task) -> Placement:
     def attempt(demand: Demand) -> Placement | None:
-        placed = placement(task.model, demand, (), (), task.ram)
+        placed = placement(task.model, demand, (), (), task.host)
         return None if missing_bytes(placed, margin=True) else placed
 
     candidates = rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)
@@ -237,7 +250,7 @@ def _on_cpu(task: _Task) -> Placement:
     for demand in demands:
         if (placed := _with_largest_pool(task, demand, _CPU_POOL, attempt)) is not None:
             return _with_streams(task, demand, attempt) or placed
-    return placement(task.model, task.demand(candidates[-1], on_gpu=False), (), (), task.ram)
+    return placement(task.model, task.demand(candidates[-1], on_gpu=False), (), (), task.host)
 
 
 def _with_streams(task: _Task, demand: Demand, attempt: Callable[[Demand], Placement | None]) -> Placement | None:
@@ -245,6 +258,8 @@ def _with_streams(task: _Task, demand: Demand, attempt: Callable[[Demand], Place
     cells = demand.parallel * padded(demand.context)
     needed = kv_bytes(task.model, demand.kv_type, cells, demand.parallel, demand.micro_batch)
     if task.model.kind == "embed" or demand.parallel == 1 or not rules.splits_cache(task.model, needed, task.ram):
+        return None
+    if task.tuned is not None and task.tuned.choices.kv_layout == "unified":
         return None
     return attempt(replace(demand, cells=cells, layout="split"))
 

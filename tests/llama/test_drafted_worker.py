@@ -1,0 +1,117 @@
+"""Answers that are drafted ahead are the answers that would have been written without: the real engine, on and off."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmserve.types import KvLayout
+from tests.llama.conftest import CONTEXT, WorkerProcess, tiny_plan
+
+# Log probabilities closer than this are a tie that rounding decides.
+NEAR_TIE = 0.01
+
+
+@pytest.fixture(scope="module", params=["unified", "split"])
+def workers(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[tuple[WorkerProcess, WorkerProcess]]:
+    """One that drafts and one that does not, of the same cache layout."""
+    layout: KvLayout = request.param
+    cells = {"kv_cells": 8 * CONTEXT} if layout == "split" else {}
+    started: list[WorkerProcess] = []
+    with tempfile.TemporaryDirectory(prefix="llm") as folder:
+        try:
+            for name, speculation in (("on", True), ("off", False)):
+                place = Path(folder, name)
+                place.mkdir()
+                plan = tiny_plan(kv_layout=layout, speculation=speculation, **cells)
+                started.append(WorkerProcess(place, tiny_model, plan))
+            for worker in started:
+                worker.wait_ready()
+            drafting, plain = started
+            yield drafting, plain
+        finally:
+            for worker in started:
+                worker.close()
+
+
+def complete(worker: WorkerProcess, prompt: str, **fields: Any) -> dict[str, Any]:
+    body = {"model": "m", "prompt": prompt, "temperature": 0, "max_tokens": 64, "ignore_eos": True, **fields}
+    response = worker.client.post("/v1/completions", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def stats(worker: WorkerProcess) -> dict[str, int]:
+    figures: dict[str, int] = worker.client.get("/stats").json()
+    return figures
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """The same tokens, but for what follows two that tie: kernels round differently for other numbers of rows."""
+    scores, others = one["choices"][0]["logprobs"], other["choices"][0]["logprobs"]
+    assert len(scores["tokens"]) == len(others["tokens"])
+    parting = next(
+        (n for n, pair in enumerate(zip(scores["tokens"], others["tokens"], strict=True)) if len(set(pair)) > 1), None
+    )
+    if parting is not None:
+        best, second = sorted(scores["top_logprobs"][parting].values(), reverse=True)[:2]
+        assert best - second < NEAR_TIE
+
+
+PROMPTS = [
+    f"hello world {'the world in the world ' * times}{end}" for times in (1, 3) for end in ("", "hello", "in the")
+]
+
+
+def test_the_text_is_the_same_and_steps_are_saved(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
+    drafting, plain = workers
+    for prompt in PROMPTS:
+        assert_same(complete(drafting, prompt, logprobs=2), complete(plain, prompt, logprobs=2))
+    with_drafts, without = stats(drafting), stats(plain)
+    assert without["drafted_tokens"] == 0
+    assert 0 < with_drafts["accepted_tokens"] <= with_drafts["drafted_tokens"]
+    assert with_drafts["steps"] < without["steps"]
+
+
+def test_so_it_is_for_several_at_once(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
+    drafting, plain = workers
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda prompt: complete(drafting, prompt, logprobs=2), PROMPTS[:4]))
+    for prompt, answer in zip(PROMPTS[:4], together, strict=True):
+        assert_same(answer, complete(plain, prompt, logprobs=2))
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 7])
+def test_a_draft_never_goes_beyond_the_asked_length(
+    workers: tuple[WorkerProcess, WorkerProcess], max_tokens: int
+) -> None:
+    answer = complete(workers[0], PROMPTS[1], max_tokens=max_tokens)
+    assert answer["usage"]["completion_tokens"] == max_tokens
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_stop_string_inside_a_draft_ends_the_text_there(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
+    drafting, plain = workers
+    whole = complete(plain, PROMPTS[2])["choices"][0]["text"]
+    stop = whole[len(whole) // 2 :][:6]
+    for worker in workers:
+        answer = complete(worker, PROMPTS[2], stop=[stop])["choices"][0]
+        assert answer["finish_reason"] == "stop"
+        assert answer["text"] == whole[: whole.index(stop)]
+
+
+def test_a_seed_draws_the_same_text(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
+    texts = [complete(worker, PROMPTS[3], temperature=0.3, seed=11)["choices"][0]["text"] for worker in workers]
+    assert texts[0] == texts[1]
+
+
+def test_a_choice_is_kept_to(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
+    for worker in workers:
+        answer = complete(worker, PROMPTS[4], structured_outputs={"choice": ["hello world", "the world"]})
+        assert answer["choices"][0]["text"] in {"hello world", "the world"}
