@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -314,7 +315,7 @@ def _choose(generation: Generation, row: npt.NDArray[np.float32]) -> int:
     if generation.constraint is not None:
         generation.constraint.apply(row)
     likeliest = int(row.argmax())
-    if not np.isfinite(row[likeliest]):
+    if not math.isfinite(row[likeliest]):
         failure = generation.constraint.failure if generation.constraint is not None else None
         raise failure or EngineFailed("the model produced no usable probabilities")
     return likeliest if sampler.greedy else sampler.draw(row)

@@ -48,8 +48,8 @@ class ScoredRows:
     def __init__(self, logits: Logits, tops: Mapping[int, int]) -> None:
         self._places = {row: place for place, row in enumerate(tops)}
         self._tops = dict(tops)
-        self._rows: Logits = logits[list(tops)]
-        self._normalisers = log_normalisers(self._rows).tolist()
+        self._rows: Logits = logits[list(tops)] if tops else logits[:0]
+        self._normalisers: list[float] = log_normalisers(self._rows).tolist() if tops else []
 
     def score(self, row: int, token: int) -> TokenScore:
         """The score of `token`, which was chosen in `row`."""

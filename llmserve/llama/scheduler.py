@@ -73,7 +73,9 @@ class Scheduler:
         decoding = self._secure_decoding()
         self._admit()
         self._follow_move()
-        prompts = self._prefill_chunks(decoding, self._prefill_budget(len(decoding)))
+        prompts: list[Chunk] = []
+        if len(decoding) < len(self._running):
+            prompts = self._prefill_chunks(decoding, self._prefill_budget(len(decoding)))
         drafts = [()] * len(decoding) if prompts else self._drafts(decoding)
         chunks = [
             Chunk(sequence, _slot(sequence), sequence.computed, 1 + len(draft), True, draft=draft)

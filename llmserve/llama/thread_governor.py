@@ -88,7 +88,8 @@ def read_cpu_times() -> CpuTimes | None:
     for line in lines:
         name, _, fields = line.partition(" ")
         if name in usable:
-            # user, nice, system, idle, iowait, irq, softirq, steal: all but the two that are idle.
+            # user, nice, system, idle, iowait, irq, softirq, steal: all but the two that are idle, and the work of
+            # low priority, which makes way by itself.
             numbers = [int(field) for field in fields.split()[:8]]
-            ticks += sum(numbers) - sum(numbers[3:5])
+            ticks += sum(numbers) - numbers[1] - sum(numbers[3:5])
     return CpuTimes(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time())
