@@ -26,13 +26,18 @@ def command(name: str, file: Path) -> None:
     FILE says what is different:
       base = "smollm2:135m"
       system = "You answer in one sentence."
-      temperature = 0.2
+      template = { file = "chat.jinja" }       or the template itself
+      adapters = ["style.gguf"]                or { file = "style.gguf", scale = 0.5 }
+      parameters = { temperature = 0.2 }       temperature, top_p, max_tokens, seed
 
-    The files are shared with the base. `llmserve run NAME` uses what is stated, unless an option says otherwise.
+    The files are shared with the base, and adapters are used where they lie. The template takes the place of the
+    model's own; `llmserve run NAME` uses system message and parameters, unless an option says otherwise.
     """
     from llmserve.cli.models import open_store
+    from llmserve.cli.progress import shown_progress
     from llmserve.settings import load_settings
     from llmserve.store.copies import create
 
-    made = create(open_store(load_settings()), name, file)
+    with shown_progress() as report:
+        made = create(open_store(load_settings()), name, file, report)
     talk(f"made {made.name}")

@@ -53,11 +53,8 @@ class Parameters:
 
     def with_defaults(self, defaults: ChatDefaults) -> Parameters:
         """These parameters, with what suits the model where the person stated nothing."""
-        return dataclasses.replace(
-            self,
-            system=defaults.system if self.system is None else self.system,
-            temperature=defaults.temperature if self.temperature is None else self.temperature,
-        )
+        known = dataclasses.asdict(defaults)
+        return dataclasses.replace(self, **{name: known[name] for name in known if getattr(self, name) is None})
 
     def changed(self, name: str, text: str) -> Parameters:
         """These parameters with `name` set to what `text` says; an empty text sets it back to the server's choice.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import click
 
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([kmgt]?)(i?)b?(?:/s)?", re.IGNORECASE | re.ASCII)
+from llmserve.settings import parse_size
 
 
 class ByteRate(click.ParamType[float]):
@@ -18,12 +17,10 @@ class ByteRate(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None or float(match[1]) <= 0:
+        rate = parse_size(str(value).strip().removesuffix("/s"))
+        if not rate:
             self.fail(f"`{value}` is no number of bytes per second, as in 5MB", param, ctx)
-        base = 1024 if match[3] else 1000
-        scale: int = base ** " kmgt".index(match[2].lower() or " ")
-        return float(match[1]) * scale
+        return rate
 
 
 BYTE_RATE = ByteRate()

@@ -123,6 +123,7 @@ def command(
         *(sys.executable, "-P", "-m", "llmserve.llama"),
         *("--socket", str(socket), "--name", model.name, "--model", model.path, "--plan", to_json(plan)),
         *kept,
+        *(() if model.template is None else ("--template", model.template)),
     )
     return Command(argv, _environment(plan, os.environ if environ is None else environ))
 

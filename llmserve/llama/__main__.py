@@ -35,7 +35,8 @@ def main() -> int:
     _die_with_parent()
     threading.excepthook = _crash
     sys.setswitchinterval(_SWITCH_SECONDS)
-    loader = Loader(arguments.name, arguments.model, from_json(EnginePlan, arguments.plan), arguments.prefixes)
+    plan = from_json(EnginePlan, arguments.plan)
+    loader = Loader(arguments.name, arguments.model, plan, arguments.prefixes, arguments.template)
     try:
         _run(_serve(arguments.socket, loader))
     except LlmserveError as error:
@@ -87,6 +88,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="the GGUF file")
     parser.add_argument("--plan", required=True, help="the EnginePlan, as JSON")
     parser.add_argument("--prefixes", type=Path, help="directory of the model's prefixes, kept from run to run")
+    parser.add_argument("--template", type=Path, help="a chat template to use instead of the file's own")
     return parser.parse_args()
 
 

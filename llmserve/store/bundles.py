@@ -24,7 +24,7 @@ from llmserve.errors import Conflict, InvalidModel, InvalidRequest
 from llmserve.store.blobs import Blob, is_sha256
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import identity_of, rename_durably, require_space, storage_errors
-from llmserve.store.manifests import Manifest, is_plain_name
+from llmserve.store.manifests import Adapter, Companion, Created, Manifest, is_plain_name
 from llmserve.store.names import Reference, parse_name, shown
 from llmserve.store.progress import PullProgress, Report, ignore_progress
 from llmserve.store.scratch import Scratch, scratch
@@ -47,6 +47,12 @@ class BundledFile:
 
 
 @dataclass(frozen=True, slots=True)
+class BundledAdapter:
+    file: BundledFile
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class BundledModel:
     name: str
     format: ModelFormat
@@ -55,6 +61,16 @@ class BundledModel:
     license: str | None
     files: tuple[BundledFile, ...]
     defaults: ChatDefaults | None = None
+    template: BundledFile | None = None
+    adapters: tuple[BundledAdapter, ...] = ()
+
+    @property
+    def additions(self) -> tuple[BundledFile, ...]:
+        return (*((self.template,) if self.template else ()), *(adapter.file for adapter in self.adapters))
+
+    @property
+    def everything(self) -> tuple[BundledFile, ...]:
+        return (*self.files, *self.additions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +81,7 @@ class Bundle:
     @property
     def blobs(self) -> dict[str, BundledFile]:
         """Every file once, by its digest."""
-        return {file.sha256: file for model in self.models for file in model.files}
+        return {file.sha256: file for model in self.models for file in model.everything}
 
 
 def export_models(store: Store, names: tuple[str, ...], target: Path, progress: Report | None = None) -> Bundle:
@@ -77,7 +93,7 @@ def export_models(store: Store, names: tuple[str, ...], target: Path, progress: 
     report = progress or ignore_progress
     manifests = [store.manifest(name) for name in names]
     bundle = Bundle(_VERSION, tuple(_described(manifest) for manifest in manifests))
-    paths = {file.sha256: store.file_path(file) for manifest in manifests for file in manifest.files}
+    paths = {file.sha256: store.file_path(file) for manifest in manifests for file in manifest.everything}
     if target.exists():
         raise Conflict(f"{target} exists already", param="file", hint="choose another file, or remove it")
     total = sum(file.size_bytes for file in bundle.blobs.values())
@@ -100,9 +116,15 @@ def _described(manifest: Manifest) -> BundledModel:
         quantization=manifest.quantization,
         source=manifest.source,
         license=manifest.license,
-        files=tuple(BundledFile(file.name, file.sha256, file.identity.size_bytes) for file in manifest.files),
+        files=tuple(_listed(file) for file in manifest.files),
         defaults=manifest.defaults,
+        template=_listed(manifest.template) if manifest.template else None,
+        adapters=tuple(BundledAdapter(_listed(adapter.file), adapter.scale) for adapter in manifest.adapters),
     )
+
+
+def _listed(file: Companion) -> BundledFile:
+    return BundledFile(file.name, file.sha256, file.identity.size_bytes)
 
 
 class _Hashed(io.RawIOBase):
@@ -160,11 +182,11 @@ def import_bundle(store: Store, path: Path, progress: Report | None = None) -> t
             for model in bundle.models:
                 _require_same(store, references[model.name], model)
             received = _receive(archive, bundle, area, report)
-            for sha256 in sorted(received):
+            for sha256 in _lock_order(bundle):
                 stack.enter_context(store.blobs.lock(sha256))
             blobs = {sha256: store.blobs.put(blob) for sha256, blob in received.items()}
             return tuple(
-                store.register(references[model.name], _artifact(model, blobs), report, defaults=model.defaults)
+                store.register(references[model.name], _artifact(model, blobs), report, _created(model, blobs))
                 for model in bundle.models
             )
 
@@ -203,9 +225,10 @@ def _checked(model: BundledModel) -> Reference:
         reference = parse_name(model.name)
     except InvalidRequest as error:
         raise InvalidModel(f"{_LIST}: {error.message}") from error
-    files = model.files
-    sound = all(is_plain_name(file.name) and is_sha256(file.sha256) and file.size_bytes > 0 for file in files)
-    if str(reference) != model.name or not files or not sound:
+    sound = all(
+        is_plain_name(file.name) and is_sha256(file.sha256) and file.size_bytes > 0 for file in model.everything
+    )
+    if str(reference) != model.name or not model.files or not sound:
         raise InvalidModel(f"{_LIST}: what it says of `{shown(model.name)}` makes no sense")
     return reference
 
@@ -216,7 +239,7 @@ def _require_same(store: Store, reference: Reference, model: BundledModel) -> No
         known = store.manifests.read(reference)
     except InvalidModel:
         return
-    if known is not None and {file.sha256 for file in known.files} != {file.sha256 for file in model.files}:
+    if known is not None and {file.sha256 for file in known.everything} != {file.sha256 for file in model.everything}:
         raise Conflict(
             f"there is another model `{model.name}` already",
             param="name",
@@ -261,6 +284,24 @@ def _received(archive: tarfile.TarFile, member: tarfile.TarInfo, file: BundledFi
     if digest.hexdigest() != file.sha256 or identity.size_bytes != file.size_bytes:
         raise InvalidModel(f"`{file.name}` in the bundle is damaged: its SHA-256 is {digest.hexdigest()}")
     return Blob(path, file.sha256, identity)
+
+
+def _lock_order(bundle: Bundle) -> list[str]:
+    """As `Manifest.blobs` has it: all weights, then all adapters, then all templates."""
+    weights = sorted({file.sha256 for model in bundle.models for file in model.files})
+    adapters = sorted({adapter.file.sha256 for model in bundle.models for adapter in model.adapters})
+    return list(dict.fromkeys([*weights, *adapters, *sorted(bundle.blobs)]))
+
+
+def _created(model: BundledModel, blobs: dict[str, Blob]) -> Created:
+    def companion(file: BundledFile) -> Companion:
+        return Companion(file.name, file.sha256, blobs[file.sha256].identity)
+
+    return Created(
+        defaults=model.defaults,
+        template=companion(model.template) if model.template else None,
+        adapters=tuple(Adapter(companion(adapter.file), adapter.scale) for adapter in model.adapters),
+    )
 
 
 def _artifact(model: BundledModel, blobs: dict[str, Blob]) -> Artifact:

@@ -2,72 +2,46 @@
 
 from __future__ import annotations
 
-import tomllib
-from contextlib import ExitStack
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llmserve.errors import Conflict, InvalidRequest
+from llmserve.store.adapters import read_adapter
+from llmserve.store.blobs import Expected, Incoming
 from llmserve.store.defaults import ChatDefaults
+from llmserve.store.description import Description, read_description
+from llmserve.store.manifests import Adapter, Companion, Manifest
 from llmserve.store.names import LogicalName, parse_name
+from llmserve.store.progress import Report, ignore_progress
+from llmserve.store.scratch import Scratch
 from llmserve.store.store import Store
 from llmserve.types import InstalledModel
 
-_KEYS = ("base", "system", "temperature")
-_NOT_YET = {"template": "a template of one's own", "adapters": "adapters", "parameters": "a table of parameters"}
+# What a template of its own is called in messages and bundles.
+TEMPLATE_FILE = "chat_template.jinja"
 
 
-def copy(store: Store, source: str, name: str, defaults: ChatDefaults | None = None) -> InstalledModel:
+def copy(store: Store, source: str, name: str) -> InstalledModel:
     """Give an installed model a further name; its files are shared, and stay as they are when the first name goes on.
 
     What the first name means later does not matter to the copy. Raises `ModelNotFound`, `InvalidModel`; `Conflict` for
     a name that is taken.
     """
-    target = _new_name(store, name)
-    manifest = store.manifest(source)
-    store.prepare()
-    with ExitStack() as stack:
-        stack.enter_context(store.locks.held("model", str(target)))
-        # Not the source's lock, in which two copies could wait in a circle: while its blobs are locked, none can go.
-        for sha256 in sorted({file.sha256 for file in manifest.files}):
-            stack.enter_context(store.blobs.lock(sha256))
-        manifest = store.manifest(source)
-        store.require_free(target)
-        known = store.defaults(source)
-        store.manifests.write(target, replace(manifest, name=str(target), defaults=defaults or known))
-    return store.find(str(target))
+    return make(store, Description(source), name)
 
 
-def create(store: Store, name: str, file: Path) -> InstalledModel:
-    """Make the model that `file` describes (TOML: base, system, temperature). Raises as `copy` does, and
-    `InvalidRequest` for a file that says anything else."""
-    try:
-        with file.open("rb") as opened:
-            described = tomllib.load(opened)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidRequest(f"cannot read {file}: {error}", param="file") from error
-    for key in described:
-        if key in _NOT_YET:
-            raise InvalidRequest(f"{file}: {_NOT_YET[key]} (`{key}`) cannot be used yet", param=key)
-        if key not in _KEYS:
-            raise InvalidRequest(f"{file}: unknown key `{key}`", param=key, hint=f"known are {', '.join(_KEYS)}")
-    base = _typed(file, described, "base", str)
-    if base is None:
-        raise InvalidRequest(f"{file}: `base` is missing: the model to start from", param="base")
-    known = store.defaults(base)
-    temperature = _typed(file, described, "temperature", float)
-    if temperature is not None and not 0 <= temperature <= 2:
-        raise InvalidRequest(f"{file}: `temperature` is {temperature:g}, outside 0 to 2", param="temperature")
-    system = _typed(file, described, "system", str)
-    defaults = ChatDefaults(
-        system=known.system if system is None else system,
-        temperature=known.temperature if temperature is None else temperature,
-    )
-    return copy(store, base, name, defaults)
+def create(store: Store, name: str, file: Path, progress: Report | None = None) -> InstalledModel:
+    """Make the model that `file` describes. Raises as `copy` does, `InvalidRequest` for a file that says something
+    that cannot be, and `InvalidModel` for adapters that do not fit the base."""
+    return make(store, read_description(file), name, progress or ignore_progress)
 
 
-def _new_name(store: Store, name: str) -> LogicalName:
+def new_name(store: Store, name: str) -> LogicalName:
+    """`name` for a model that is to be made. Raises `InvalidRequest` for what is none, `Conflict` where it is taken."""
     target = parse_name(name)
     if not isinstance(target, LogicalName):
         raise InvalidRequest("a name of your own looks like `family:tag`", param="name")
@@ -77,10 +51,62 @@ def _new_name(store: Store, name: str) -> LogicalName:
     return target
 
 
-def _typed(file: Path, described: dict[str, Any], key: str, kind: type[Any]) -> Any:
-    value = described.get(key)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if value is not None and type(value) is not kind:
-        raise InvalidRequest(f"{file}: `{key}` is no {'text' if kind is str else 'number'}", param=key)
-    return value
+def make(store: Store, described: Description, name: str, report: Report = ignore_progress) -> InstalledModel:
+    """Make the model that is described. Raises as `create` does."""
+    target = new_name(store, name)
+    adapters = _adapters(store, described, report)
+    known = store.defaults(described.base)
+    store.prepare()
+    with ExitStack() as stack:
+        stack.enter_context(store.locks.held("model", str(target)))
+        # Not the source's lock, in which two copies could wait in a circle: while its blobs are locked, none can go.
+        for sha256 in _based_on(store.manifest(described.base), described, adapters).blobs:
+            stack.enter_context(store.blobs.lock(sha256))
+        made = _based_on(store.manifest(described.base), described, adapters)
+        store.require_free(target)
+        if described.template is not None:
+            made = replace(made, template=stack.enter_context(template_blob(store, described.template)))
+        made = replace(made, name=str(target), defaults=_merged(known, described.defaults), pinned=False)
+        store.manifests.write(target, made)
+    return store.find(str(target))
+
+
+def _based_on(base: Manifest, described: Description, adapters: tuple[Adapter, ...] | None) -> Manifest:
+    """The base's manifest with the adapters that are stated, and without a template that another will replace."""
+    return replace(
+        base,
+        template=base.template if described.template is None else None,
+        adapters=base.adapters if adapters is None else adapters,
+    )
+
+
+def _adapters(store: Store, described: Description, report: Report) -> tuple[Adapter, ...] | None:
+    """The adapters that are stated, inspected; None where none are."""
+    if described.adapters is None:
+        return None
+    base = store.inspect(described.base)
+    if described.adapters and base.format != "gguf":
+        raise InvalidRequest(f"`{described.base}` is no GGUF model, so it cannot take adapters", param="adapters")
+    return tuple(
+        Adapter(read_adapter(adapter.path, base.architecture, report), adapter.scale) for adapter in described.adapters
+    )
+
+
+def _merged(known: ChatDefaults, stated: ChatDefaults) -> ChatDefaults:
+    """What is stated and, where nothing is, what was known."""
+    values = {name: value for name, value in dataclasses.asdict(stated).items() if value is not None}
+    return replace(known, **values)
+
+
+@contextmanager
+def template_blob(store: Store, text: str) -> Iterator[Companion]:
+    """A chat template as a blob, whose lock is held until the block ends."""
+    content = text.encode()
+
+    @contextmanager
+    def opened(_area: Scratch) -> Iterator[Incoming]:
+        yield Incoming(len(content), [content])
+
+    expected = Expected(len(content), hashlib.sha256(content).hexdigest())
+    with store.blobs.obtained(expected, opened, ignore_progress) as blob:
+        yield Companion(TEMPLATE_FILE, blob.sha256, blob.identity)

@@ -11,3 +11,6 @@ class ChatDefaults:
 
     system: str | None = None
     temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None

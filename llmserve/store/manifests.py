@@ -7,6 +7,9 @@ manifests/hf/<readable>-<hash>.json      names whose own text is no file name (l
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -44,6 +47,23 @@ class Companion:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter (LoRA) of the user's own, and how strongly it is applied."""
+
+    file: Companion
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What a model was created with beside the files of its base."""
+
+    defaults: ChatDefaults | None = None
+    template: Companion | None = None
+    adapters: tuple[Adapter, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What was installed under `name`, and the identity its files had when their SHA-256 was checked.
 
@@ -51,6 +71,8 @@ class Manifest:
     of safetensors; `file` is its name where it has companions. `path` is None for a blob of this store, which is found
     by its digest; otherwise it is the absolute path of a file that is not the store's own. `fetched` says that the
     store brought that file into the Hugging Face cache. `damage` is what a later check of the digests found.
+
+    `defaults`, `template` (a blob) and `adapters` are what the model was created with beside the files of its base.
     """
 
     name: str
@@ -67,23 +89,58 @@ class Manifest:
     fetched: bool = False
     damage: str | None = None
     defaults: ChatDefaults | None = None
+    template: Companion | None = None
+    adapters: tuple[Adapter, ...] = ()
+    pinned: bool = False
 
     @property
     def files(self) -> tuple[Companion, ...]:
-        """Every file in the same form, the main one first."""
+        """The files of the weights and what belongs to them, in the same form, the main one first."""
         return (Companion(self.file or MAIN_FILE, self.sha256, self.identity, self.path), *self.companions)
 
     @property
+    def created(self) -> Created:
+        return Created(self.defaults, self.template, self.adapters)
+
+    @property
+    def additions(self) -> tuple[Companion, ...]:
+        """What the model was created with: its template and adapters."""
+        return (*((self.template,) if self.template else ()), *(adapter.file for adapter in self.adapters))
+
+    @property
+    def everything(self) -> tuple[Companion, ...]:
+        return (*self.files, *self.additions)
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """The digests of the blobs it needs, each once, in the order in which they have to be locked."""
+        weights = {file.sha256 for file in self.files if file.path is None}
+        adapters = {adapter.file.sha256 for adapter in self.adapters if adapter.file.path is None}
+        template = (self.template.sha256,) if self.template else ()
+        return (*sorted(weights), *sorted(adapters - weights), *template)
+
+    @property
     def size_bytes(self) -> int:
-        return sum(file.identity.size_bytes for file in self.files)
+        return sum(file.identity.size_bytes for file in self.everything)
+
+    @property
+    def files_digest(self) -> str:
+        """One SHA-256 for all `files`: of several, that of their list as `sha256sum` prints it."""
+        if not self.companions:
+            return self.sha256
+        return _sha256_of_lines(f"{file.sha256}  {file.name}" for file in self.files)
 
     @property
     def digest(self) -> str:
-        """One SHA-256 for the whole model: its file's or, of several, that of their list as `sha256sum` prints it."""
-        if not self.companions:
-            return self.sha256
-        lines = sorted(f"{file.sha256}  {file.name}\n" for file in self.files)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        """One SHA-256 for the whole model, its additions among it."""
+        if not self.additions:
+            return self.files_digest
+        template = [f"{self.template.sha256}  template"] if self.template else []
+        adapters = [
+            f"{adapter.file.sha256}  adapter {number} {adapter.scale!r}"
+            for number, adapter in enumerate(self.adapters, 1)
+        ]
+        return _sha256_of_lines([f"{self.files_digest}  files", *template, *adapters])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +188,18 @@ class Manifests:
             write_durably(temporary, to_json(manifest, indent=2).encode())
             rename_durably(temporary, path)
 
+    def used_at(self, reference: Reference) -> float | None:
+        """When the model was last used, or else installed (seconds of the epoch): its manifest's time of change."""
+        try:
+            return self._path(reference).stat().st_mtime
+        except OSError:
+            return None
+
+    def note_use(self, reference: Reference) -> None:
+        """Remember that the model is used now; where that cannot be written down, it is not."""
+        with suppress(OSError):
+            os.utime(self._path(reference))
+
     def remove(self, reference: Reference) -> bool:
         """Remove the manifest; False where there was none."""
         path = self._path(reference)
@@ -167,7 +236,7 @@ def _load(path: Path) -> Manifest | None:
         manifest = from_json(Manifest, content)
         if manifest.name != name:
             raise ValueError(f"it names `{manifest.name}`")
-        if not all(is_sha256(file.sha256) for file in manifest.files):
+        if not all(is_sha256(file.sha256) for file in manifest.everything):
             raise ValueError("its digest is not a SHA-256")
         if not all(is_plain_name(file.name) for file in manifest.files):
             raise ValueError("it names a file outside its directory")
@@ -179,6 +248,10 @@ def _load(path: Path) -> Manifest | None:
             hint=f"remove it with `llmserve rm {shown(name)}` and pull the model again",
         ) from error
     return manifest
+
+
+def _sha256_of_lines(lines: Iterable[str]) -> str:
+    return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
 
 
 def is_plain_name(name: str) -> bool:

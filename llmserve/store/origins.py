@@ -68,6 +68,17 @@ def wanted(
     return _in_catalog(entry, label or options.quantization, options, is_here)
 
 
+def origin_of(source: str) -> Origin | None:
+    """Where files can be fetched again that came from `source`; None where they cannot."""
+    if url := parse_url(source):
+        return url
+    try:
+        origin = parse_name(source)
+    except InvalidRequest:
+        return None
+    return None if isinstance(origin, LogicalName) else origin
+
+
 def _on_hub(reference: HubReference, options: PullOptions) -> Wanted:
     which = options.quantization
     if _format(options) == "safetensors":

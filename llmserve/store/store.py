@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import time
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from llmserve.store.catalog import Catalog, load_catalog
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import current_identity, private_directory
 from llmserve.store.locks import Locks
-from llmserve.store.manifests import Companion, DamagedModel, Manifest, Manifests
+from llmserve.store.manifests import Companion, Created, DamagedModel, Manifest, Manifests
 from llmserve.store.names import (
     LogicalName,
     Reference,
@@ -32,10 +31,11 @@ from llmserve.store.names import (
 from llmserve.store.options import PullOptions
 from llmserve.store.origins import Wanted, fetched, wanted
 from llmserve.store.progress import PullProgress, Report, ignore_progress
+from llmserve.store.removal import Removal
 from llmserve.store.sources.artifact import Artifact
 from llmserve.store.users import processes_using
 from llmserve.store.views import Views
-from llmserve.types import InstalledModel, ModelInfo
+from llmserve.types import AdapterFile, InstalledModel, ModelInfo
 
 USER_CATALOG = "models.toml"
 
@@ -44,8 +44,8 @@ class Store:
     """The models under one data directory, which is created (mode 0700) by the first call that writes.
 
     Names are those of `names.py` and the catalog's aliases; every method that takes one raises `InvalidRequest` for
-    text that is none. `blobs`, `manifests`, `locks` and `views` are the parts of it that the other modules of this
-    package work on.
+    text that is none. `blobs`, `manifests`, `locks`, `views` and `removal` are the parts of it that the other modules
+    of this package work on.
     """
 
     def __init__(self, home: Path, *, catalog: Catalog | None = None) -> None:
@@ -55,6 +55,7 @@ class Store:
         self.blobs = Blobs(self.home / "blobs", self.home / "scratch", self.locks)
         self.views = Views(self.home / "views", self.home / "scratch", self.blobs)
         self.manifests = Manifests(self.home / "manifests", self.home / "scratch")
+        self.removal = Removal(self.blobs, self.views, self.manifests)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -158,7 +159,7 @@ class Store:
                 )
             if not self.manifests.remove(reference):
                 raise self.not_found(name, reference)
-            return 0 if manifest is None else self._free_all(manifest)
+            return 0 if manifest is None else self.removal.free_all(manifest)
 
     def inspect(self, name: str) -> ModelInfo:
         """What the files of an installed model, or the file or directory at a path, say. Raises as `find` does."""
@@ -166,7 +167,9 @@ class Store:
             from llmserve.store.sources import local
 
             return _inspect(local.locate(Path(name)))
-        return _inspect(Path(self.find(name).path))
+        manifest = self.manifest(name)
+        info = _inspect(self.load_path(manifest))
+        return info if manifest.template is None else replace(info, chat_template=self.own_template(manifest))
 
     def adopt(
         self,
@@ -241,9 +244,9 @@ class Store:
 
     def problem(self, manifest: Manifest) -> str | None:
         """Why the model cannot be served: the end of a sentence that starts with its name."""
-        for file in manifest.files:
+        for file in manifest.everything:
             identity = current_identity(self.file_path(file))
-            which = f": `{file.name}`" if manifest.companions else ""
+            which = f": `{file.name}`" if len(manifest.everything) > 1 else ""
             if identity is None:
                 return f"is no longer on the disk{which}"
             if identity != file.identity:
@@ -264,6 +267,15 @@ class Store:
             main = self.blobs.path(manifest.sha256)
         return main.parent if manifest.format == "safetensors" else main
 
+    def own_template(self, manifest: Manifest) -> str | None:
+        """The chat template that the model was created with. Raises `InvalidModel` where it cannot be read."""
+        if manifest.template is None:
+            return None
+        try:
+            return self.file_path(manifest.template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidModel(f"the chat template of `{manifest.name}` cannot be read as text") from error
+
     def installed(self, manifest: Manifest) -> InstalledModel:
         entry = self.catalog.find(manifest.name)
         return InstalledModel(
@@ -276,6 +288,12 @@ class Store:
             sha256=manifest.digest,
             source=manifest.source,
             pulled_at=manifest.pulled_at,
+            template=str(self.file_path(manifest.template)) if manifest.template else None,
+            adapters=tuple(
+                AdapterFile(str(self.file_path(adapter.file)), adapter.file.sha256, adapter.scale)
+                for adapter in manifest.adapters
+            ),
+            pinned=manifest.pinned,
         )
 
     def prepare(self) -> None:
@@ -284,16 +302,20 @@ class Store:
             private_directory(directory)
 
     def register(
-        self, reference: Reference, artifact: Artifact, report: Report, *, defaults: ChatDefaults | None = None
+        self, reference: Reference, artifact: Artifact, report: Report, created: Created | None = None
     ) -> InstalledModel:
-        """Make verified files visible under a name, unless the inspector refuses them. The caller holds its lock."""
+        """Make verified files visible under a name, unless the inspector refuses them. The caller holds its lock.
+
+        `created` is what the model has beside these files; what its template needs is a blob whose lock is held.
+        """
+        created = created or Created()
         manifest = _manifest(reference, artifact)
         try:
             if artifact.owned and manifest.companions:
                 self.views.make(manifest)
             info = _inspect(self.load_path(manifest))
         except InvalidModel:
-            self._discard(manifest)
+            self.removal.discard(manifest)
             raise
         if any(current_identity(file.path) != file.identity for file in artifact.files):
             raise InvalidModel("the file changed while it was read", hint="try again when nothing writes to it")
@@ -302,7 +324,10 @@ class Store:
             format=info.format,
             quantization=info.quantization,
             license=artifact.license or info.license,
-            defaults=defaults,
+            defaults=created.defaults,
+            template=created.template,
+            adapters=created.adapters,
+            pinned=self._is_pinned(reference),
         )
         self.manifests.write(reference, manifest)
         report(PullProgress("publishing", artifact.size_bytes, artifact.size_bytes))
@@ -312,6 +337,14 @@ class Store:
 
     def _is_here(self, reference: Reference) -> bool:
         return self._intact(reference) is not None
+
+    def _is_pinned(self, reference: Reference) -> bool:
+        """Whether the model is to stay, which a repair or another pull does not change."""
+        try:
+            known = self.manifests.read(reference)
+        except InvalidModel:
+            return False
+        return known is not None and known.pinned
 
     def _intact(self, reference: Reference) -> InstalledModel | None:
         """The installed model if it is here and `find` would return it."""
@@ -342,45 +375,6 @@ class Store:
         except InvalidModel:
             taken = True
         return LogicalName(f"{reference.family}-{artifact.main.sha256[:8]}", reference.tag) if taken else reference
-
-    # --- what goes ---
-
-    def _discard(self, manifest: Manifest) -> None:
-        """Remove what a refused pull brought. The caller holds the locks of its blobs."""
-        if manifest.path is None:
-            self.views.remove(manifest)
-            for file in manifest.files:
-                self.free(file.sha256)
-        elif manifest.fetched:
-            self._free_cached(manifest)
-
-    def _free_all(self, manifest: Manifest) -> int:
-        if manifest.path is not None:
-            return self._free_cached(manifest) if manifest.fetched else 0
-        with ExitStack() as stack:
-            for sha256 in sorted({file.sha256 for file in manifest.files}):
-                stack.enter_context(self.blobs.lock(sha256))
-            self.views.remove_unless_used(manifest, self.manifests.read_all()[0])
-            return sum(self.free(sha256) for sha256 in {file.sha256 for file in manifest.files})
-
-    def free(self, sha256: str) -> int:
-        """Remove a blob that no manifest uses; the bytes freed. The caller holds its lock."""
-        manifests, _ = self.manifests.read_all()
-        if any(file.path is None and file.sha256 == sha256 for manifest in manifests for file in manifest.files):
-            return 0
-        return self.blobs.remove(sha256)
-
-    def _free_cached(self, manifest: Manifest) -> int:
-        """Remove the files that a pull put into the Hugging Face cache and that no other model uses."""
-        from llmserve.store.sources.hub_cache import cache_of
-
-        manifests, _ = self.manifests.read_all()
-        used = {file.path for other in manifests if other.name != manifest.name for file in other.files}
-        freed = 0
-        for file in manifest.files:
-            if file.path is not None and file.path not in used and (cache := cache_of(Path(file.path))):
-                freed += cache.forget(Path(file.path))
-        return freed
 
 
 def _manifest(reference: Reference, artifact: Artifact) -> Manifest:

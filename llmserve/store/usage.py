@@ -50,11 +50,11 @@ class Waste:
 def usage(store: Store) -> Usage:
     """What is on the disk. Files that are gone count nothing."""
     manifests, _ = store.manifests.read_all()
-    sizes = {str(store.file_path(file)): file.identity.size_bytes for m in manifests for file in m.files}
-    uses = Counter(path for m in manifests for path in {str(store.file_path(file)) for file in m.files})
+    sizes = {str(store.file_path(file)): file.identity.size_bytes for m in manifests for file in m.everything}
+    uses = Counter(path for m in manifests for path in {str(store.file_path(file)) for file in m.everything})
     models = []
     for manifest in manifests:
-        paths = {str(store.file_path(file)) for file in manifest.files}
+        paths = {str(store.file_path(file)) for file in manifest.everything}
         models.append(
             ModelUsage(
                 manifest.name,
@@ -100,11 +100,11 @@ _PARTIAL = "the beginning of an interrupted pull"
 def _waste(store: Store) -> Iterator[Waste]:
     manifests, damaged = store.manifests.read_all()
     if not damaged:  # a manifest that cannot be read may need any blob
-        used = {file.sha256 for m in manifests for file in m.files if file.path is None}
+        used = {sha256 for manifest in manifests for sha256 in manifest.blobs}
         for path in sorted(store.blobs.root.glob("sha256-*")):
             if path.name.removeprefix("sha256-") not in used:
                 yield Waste(path, path.lstat().st_size, _UNUSED)
-        views = {manifest.digest for manifest in manifests if manifest.path is None and manifest.companions}
+        views = {manifest.files_digest for manifest in manifests if manifest.path is None and manifest.companions}
         for path in sorted(store.views.root.glob("*")):
             if path.name not in views:
                 yield Waste(path, 0, _VIEW)
@@ -123,7 +123,7 @@ def _remove(store: Store, item: Waste) -> bool:
         sha256 = item.path.name.removeprefix("sha256-")
         with store.blobs.lock(sha256):
             # Again, now that nobody can register it meanwhile.
-            return store.free(sha256) > 0
+            return store.removal.free(sha256) > 0
     if item.reason == _VIEW:
         shutil.rmtree(item.path, ignore_errors=True)
         return True

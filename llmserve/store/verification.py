@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from llmserve.errors import Conflict, InvalidModel, LlmserveError
+from llmserve.errors import Conflict, InvalidModel
 from llmserve.store.blobs import Expected
 from llmserve.store.files import FileIdentity, sha256_of
 from llmserve.store.manifests import Companion, Manifest
-from llmserve.store.names import LogicalName, Origin, Reference, parse_name, parse_url
+from llmserve.store.names import QUANTIZED, Reference
 from llmserve.store.options import PullOptions
-from llmserve.store.origins import Wanted, fetched
+from llmserve.store.origins import Wanted, fetched, origin_of
 from llmserve.store.progress import PullProgress, Report, ignore_progress
 from llmserve.store.store import Store
 
@@ -54,12 +53,12 @@ def _check(store: Store, manifest: Manifest, report: Report) -> tuple[str | None
     """What is wrong with the first wrong file, and the identities of those that were read."""
     total, before = manifest.size_bytes, 0
     identities: list[FileIdentity] = []
-    for file in manifest.files:
+    for file in manifest.everything:
 
         def tell(progress: PullProgress, before: int = before) -> None:
             report(PullProgress("verifying", before + progress.completed, total))
 
-        which = f" (`{file.name}`)" if manifest.companions else ""
+        which = f" (`{file.name}`)" if len(manifest.everything) > 1 else ""
         try:
             sha256, identity = sha256_of(store.file_path(file).resolve(), tell)
         except InvalidModel:
@@ -73,54 +72,57 @@ def _check(store: Store, manifest: Manifest, report: Report) -> tuple[str | None
 
 def _record(store: Store, reference: Reference, manifest: Manifest, identities: list[FileIdentity]) -> None:
     """Remember that the files are right as they are now: one that was only copied or touched is served again."""
-    main, *others = identities
-    companions = tuple(
-        replace(companion, identity=identity) for companion, identity in zip(manifest.companions, others, strict=True)
+    left = iter(identities)
+    # In the order of `everything`.
+    sound = replace(
+        manifest,
+        identity=next(left),
+        companions=tuple(replace(companion, identity=next(left)) for companion in manifest.companions),
+        template=replace(manifest.template, identity=next(left)) if manifest.template else None,
+        adapters=tuple(
+            replace(adapter, file=replace(adapter.file, identity=next(left))) for adapter in manifest.adapters
+        ),
+        damage=None,
     )
-    sound = replace(manifest, identity=main, companions=companions, damage=None)
     if sound != manifest:
         store.manifests.write(reference, sound)
 
 
 def _repair(store: Store, reference: Reference, manifest: Manifest, report: Report) -> None:
-    origin = _origin(manifest)
+    origin = origin_of(manifest.source)
     if origin is None:
         raise Conflict(
             f"`{manifest.name}` {_whose(manifest)}, so it cannot be fetched again",
             param="model",
             hint=f"put the right file back, or `llmserve rm {manifest.name}`",
         )
+    for file in manifest.additions:
+        if not _is_right(store, file):
+            raise Conflict(
+                f"`{file.name}` of `{manifest.name}` is damaged and has no source to be fetched from",
+                param="model",
+                hint=f"`llmserve rm {manifest.name}`, then create it again",
+            )
     for file in manifest.files:
-        _drop_if_wrong(store, file)
+        # Only blobs and files of the Hugging Face cache get this far.
+        if not _is_right(store, file):
+            store.file_path(file).resolve().unlink(missing_ok=True)
     expected = Expected(None, None if manifest.companions else manifest.sha256)
     with fetched(Wanted(reference, origin, expected), PullOptions(), store.blobs, report) as artifact:
         artifact = replace(artifact, fetched=artifact.fetched or manifest.fetched)
-        installed = store.register(reference, artifact, report, defaults=manifest.defaults)
+        installed = store.register(reference, artifact, report, manifest.created)
     if installed.sha256 != manifest.digest:
         raise InvalidModel(f"the source of `{manifest.name}` gives other files than before", hint="do not trust it")
 
 
-def _origin(manifest: Manifest) -> Origin | None:
-    if url := parse_url(manifest.source):
-        return url
-    try:
-        origin = parse_name(manifest.source)
-    except LlmserveError:
-        return None
-    return None if isinstance(origin, LogicalName) else origin
-
-
 def _whose(manifest: Manifest) -> str:
+    if manifest.source.startswith(QUANTIZED):
+        return "was quantized here"
     return "came in a bundle" if manifest.path is None else "is a file of your own"
 
 
-def _drop_if_wrong(store: Store, file: Companion) -> None:
-    """Remove a file that is not what it should be; only blobs and files of the Hugging Face cache get this far."""
-    path = store.file_path(file)
+def _is_right(store: Store, file: Companion) -> bool:
     try:
-        if sha256_of(path.resolve(), ignore_progress)[0] == file.sha256:
-            return
+        return sha256_of(store.file_path(file).resolve(), ignore_progress)[0] == file.sha256
     except InvalidModel:
-        pass
-    target: Path = path.resolve()
-    target.unlink(missing_ok=True)
+        return False

@@ -14,7 +14,7 @@ from llmserve.store.scratch import scratch
 
 
 class Views:
-    """views/<digest of the model>/<file> -> ../../blobs/sha256-<hex>: links, so that a file is on the disk once."""
+    """views/<digest of the files>/<file> -> ../../blobs/sha256-<hex>: links, so that a file is on the disk once."""
 
     def __init__(self, root: Path, scratch_root: Path, blobs: Blobs) -> None:
         self.root = root
@@ -23,11 +23,11 @@ class Views:
 
     def file(self, manifest: Manifest) -> Path:
         """Where the main file of a model is under its name."""
-        return inside(self.root, manifest.digest, manifest.files[0].name)
+        return inside(self.root, manifest.files_digest, manifest.files[0].name)
 
     def make(self, manifest: Manifest) -> None:
         """Make the directory of a model whose blobs are all here. Raises `InsufficientStorage` or `PullFailed`."""
-        target = inside(self.root, manifest.digest)
+        target = inside(self.root, manifest.files_digest)
         with storage_errors("publish the model"), scratch(self._scratch_root) as area:
             private_directory(self.root)
             made = area.path / "view"
@@ -41,8 +41,10 @@ class Views:
                 fsync_directory(self.root)
 
     def remove(self, manifest: Manifest) -> None:
-        shutil.rmtree(inside(self.root, manifest.digest), ignore_errors=True)
+        shutil.rmtree(inside(self.root, manifest.files_digest), ignore_errors=True)
 
     def remove_unless_used(self, manifest: Manifest, others: Iterable[Manifest]) -> None:
-        if manifest.companions and all(other.digest != manifest.digest for other in others if other.path is None):
+        if manifest.companions and all(
+            other.files_digest != manifest.files_digest for other in others if other.path is None
+        ):
             self.remove(manifest)

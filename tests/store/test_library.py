@@ -193,7 +193,7 @@ def test_a_created_model_has_its_own_words(store: Store, downloads: list[str], t
     [
         ("system = 'x'", "base"),
         ("base = 'tiny'\ntop = 1", "unknown key `top`"),
-        ("base = 'tiny'\ntemplate = 'x'", "cannot be used yet"),
+        ("base = 'tiny'\ntemplate = 'x'", "does not use `messages`"),
         ("base = 'tiny'\ntemperature = 9", "outside"),
         ("base = 'tiny'\nsystem = 1", "no text"),
         ("base = 7", "no text"),
