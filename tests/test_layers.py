@@ -18,6 +18,7 @@ ROWS = (
     ("types", "errors", "settings"),
     ("openai",),
     ("planning",),
+    ("dialects",),
     ("hardware",),
     ("store",),
     ("engines",),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ModelEntries:
-    """Entries for the models of `store`. Both methods block on the disk; several threads may call them."""
+    """Entries for the models of `store`. All methods block on the disk; several threads may call them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -41,7 +41,7 @@ class ModelEntries:
             "quantization": model.quantization,
             "size_bytes": model.size_bytes,
         }
-        if info := self._inspect(model):
+        if info := self.info(model):
             entry |= {
                 "kind": info.kind,
                 "architecture": info.architecture,
@@ -50,7 +50,8 @@ class ModelEntries:
             }
         return entry
 
-    def _inspect(self, model: InstalledModel) -> ModelInfo | None:
+    def info(self, model: InstalledModel) -> ModelInfo | None:
+        """What the model's files say, None where they cannot be read any more."""
         if model.sha256 not in self._inspected:
             try:
                 self._inspected[model.sha256] = self._store.inspect(model.name)

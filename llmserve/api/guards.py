@@ -66,7 +66,7 @@ class Guards:
             return
         if self._keys is not None and scope["path"] not in PUBLIC_PATHS:
             self._keys.check(headers)
-        if scope["method"] == "POST":
+        if scope["method"] == "POST" or _has_body(headers):
             check_content_type(headers)
         check_declared_length(headers, self._limits.body_bytes)
         await self._app(scope, _counted(receive, self._limits.body_bytes), send)
@@ -140,7 +140,7 @@ class OriginPolicy:
         asked = b", ".join(headers.get(b"access-control-request-headers", []))
         allowed = asked if _HEADER_NAMES.fullmatch(asked) else b"authorization, content-type"
         cors += [
-            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
             (b"access-control-allow-headers", allowed),
             (b"access-control-max-age", b"600"),
         ]
@@ -209,7 +209,13 @@ def check_content_type(headers: RawHeaders) -> None:
     media_type, *parameters = values[0].lower().split(b";") if len(values) == 1 else [b""]
     charsets = [part.strip() for part in parameters if part.strip().startswith(b"charset=")]
     if media_type.strip() != b"application/json" or not set(charsets) <= {b"charset=utf-8", b'charset="utf-8"'}:
-        raise UnsupportedMediaType("the Content-Type must be application/json in UTF-8")
+        raise UnsupportedMediaType(
+            "the Content-Type must be application/json in UTF-8", hint="curl sends it with --json instead of -d"
+        )
+
+
+def _has_body(headers: RawHeaders) -> bool:
+    return b"transfer-encoding" in headers or any(value != b"0" for value in headers.get(b"content-length", []))
 
 
 def check_declared_length(headers: RawHeaders, limit: int) -> None:

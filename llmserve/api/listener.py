@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from llmserve.errors import SettingsError, StartupFailed
@@ -24,6 +25,13 @@ _HINTS = {
     errno.EACCES: "choose a port above 1023 with --port",
     errno.EADDRNOTAVAIL: "this machine has no such address; see --host",
 }
+
+
+def addresses(settings: Settings) -> list[Settings]:
+    """`settings` once for each socket of the gateway: its own and, where one is asked for, that of Ollama's port."""
+    if settings.ollama_port is None:
+        return [settings]
+    return [settings, replace(settings, uds=None, port=settings.ollama_port)]
 
 
 def check_exposure(settings: Settings) -> bool:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import uvicorn
 
@@ -41,13 +41,15 @@ def serve(settings: Settings, models: Sequence[str] = ()) -> int:
     """
     from llmserve.api.logs import log_to_stderr
 
-    exposed = listener.check_exposure(settings)
-    with listener.bound(settings) as sock:
+    addresses = listener.addresses(settings)
+    exposed = [listener.check_exposure(address) for address in addresses]
+    with ExitStack() as bound:
+        socks = [bound.enter_context(listener.bound(address)) for address in addresses]
         log_to_stderr()
-        if exposed:
+        if any(exposed):
             _say("warning: anybody on the network can use this server, because it has no API key")
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(settings, models, sock))
+            return runner.run(_serve(settings, models, socks))
 
 
 def make_server(gateway: Gateway) -> Server:
@@ -67,7 +69,7 @@ def make_server(gateway: Gateway) -> Server:
     return Server(config)
 
 
-async def _serve(settings: Settings, models: Sequence[str], sock: socket.socket) -> int:
+async def _serve(settings: Settings, models: Sequence[str], socks: Sequence[socket.socket]) -> int:
     from llmserve.fleet.fleet import Fleet
     from llmserve.store.store import Store
 
@@ -79,9 +81,12 @@ async def _serve(settings: Settings, models: Sequence[str], sock: socket.socket)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)
     gateway.preload(models)
-    _say(f"llmserve listens on {listener.shown_address(sock)}")
+    first, *more = map(listener.shown_address, socks)
+    _say(f"llmserve listens on {first}")
+    for address in more:
+        _say(f"Ollama's clients find it on {address}")
     try:
-        await server.serve(sockets=[sock])
+        await server.serve(sockets=list(socks))
     finally:
         await gateway.close()
     return stop.exit_code

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.option("--host", metavar="ADDRESS", help="The address to listen on (default: 127.0.0.1).")
 @click.option("--port", type=int, help="The port to listen on (default: 11435).")
 @click.option("--uds", type=click.Path(path_type=Path), metavar="PATH", help="Listen on this Unix socket instead.")
+@click.option("--ollama-port", type=int, metavar="PORT", help="Listen here too, for clients of Ollama (11434).")
 @click.option("--insecure-no-auth", is_flag=True, default=None, help="Allow an address off loopback without a key.")
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="One more name for this server.")
 @click.option(

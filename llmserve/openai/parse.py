@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from llmserve.errors import InvalidRequest
 from llmserve.openai.embeddings import EmbeddingRequest
 from llmserve.openai.json import parse_json
-from llmserve.openai.requests import ChatRequest, CompletionRequest, ModelRequest
+from llmserve.openai.requests import ChatRequest, CompletionRequest
 from llmserve.openai.rerank import RerankRequest
-from llmserve.openai.schema import IgnoredFields, invalid_request
+from llmserve.openai.schema import IgnoredFields, Schema, invalid_request
 from llmserve.openai.tokens import DetokenizeRequest, TokenizeRequest
 
-R = TypeVar("R", bound=ModelRequest)
+R = TypeVar("R", bound=Schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,35 +31,36 @@ def parse_chat(raw: bytes, *, strict: bool = False) -> Parsed[ChatRequest]:
 
     Raises `InvalidRequest` (`UnsupportedParameter` for a field of the refused list) with `param` naming the field.
     """
-    return _parse(ChatRequest, raw, strict=strict)
+    return parse_request(ChatRequest, raw, strict=strict)
 
 
 def parse_completion(raw: bytes, *, strict: bool = False) -> Parsed[CompletionRequest]:
     """The text completion request in `raw`; otherwise as `parse_chat`."""
-    return _parse(CompletionRequest, raw, strict=strict)
+    return parse_request(CompletionRequest, raw, strict=strict)
 
 
 def parse_embedding(raw: bytes, *, strict: bool = False) -> Parsed[EmbeddingRequest]:
     """The embedding request in `raw`; otherwise as `parse_chat`."""
-    return _parse(EmbeddingRequest, raw, strict=strict)
+    return parse_request(EmbeddingRequest, raw, strict=strict)
 
 
 def parse_rerank(raw: bytes, *, strict: bool = False) -> Parsed[RerankRequest]:
     """The rerank request in `raw`; otherwise as `parse_chat`."""
-    return _parse(RerankRequest, raw, strict=strict)
+    return parse_request(RerankRequest, raw, strict=strict)
 
 
 def parse_tokenize(raw: bytes, *, strict: bool = False) -> Parsed[TokenizeRequest]:
     """The tokenise request in `raw`; otherwise as `parse_chat`."""
-    return _parse(TokenizeRequest, raw, strict=strict)
+    return parse_request(TokenizeRequest, raw, strict=strict)
 
 
 def parse_detokenize(raw: bytes, *, strict: bool = False) -> Parsed[DetokenizeRequest]:
     """The detokenise request in `raw`; otherwise as `parse_chat`."""
-    return _parse(DetokenizeRequest, raw, strict=strict)
+    return parse_request(DetokenizeRequest, raw, strict=strict)
 
 
-def _parse(kind: type[R], raw: bytes, *, strict: bool) -> Parsed[R]:
+def parse_request(kind: type[R], raw: bytes, *, strict: bool = False) -> Parsed[R]:
+    """The request of the schema `kind` in `raw`; otherwise as `parse_chat`."""
     body = parse_json(raw)
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")

@@ -59,7 +59,8 @@ class StreamOptions(Schema):
     include_usage: StrictBool = False
 
 
-def _stop_strings(stop: object) -> tuple[str, ...]:
+def stop_strings(stop: object) -> tuple[str, ...]:
+    """A validator of stop strings: one string or a list of them."""
     strings = [stop] if isinstance(stop, str) else stop
     if not isinstance(strings, list) or not all(isinstance(item, str) for item in strings):
         refuse("must be a string or a list of strings")
@@ -89,7 +90,7 @@ class SamplingRequest(Sampling, ModelRequest):
     n: Annotated[StrictInt, Field(ge=1, le=MAX_CHOICES)] = Field(
         default=1, description=f"Answers to write, 1 to {MAX_CHOICES}."
     )
-    stop: Annotated[tuple[str, ...], BeforeValidator(_stop_strings)] = Field(
+    stop: Annotated[tuple[str, ...], BeforeValidator(stop_strings)] = Field(
         default=(),
         description=f"A string or up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_CHARACTERS} characters; "
         "the answer ends before the first that occurs.",

@@ -24,12 +24,15 @@ def _tool_name(name: str) -> str:
     return name
 
 
+ToolName = Annotated[StrictStr, AfterValidator(_tool_name)]
+
+
 class FunctionDefinition(Schema):
     """One function: `parameters` is the JSON schema of its arguments, None for a function without any."""
 
     place: ClassVar[str] = "tools[].function."
 
-    name: Annotated[StrictStr, AfterValidator(_tool_name)]
+    name: ToolName
     description: Annotated[StrictStr, Field(max_length=MAX_DESCRIPTION_CHARACTERS)] | None = None
     parameters: BoundedSchema | None = None
     strict: StrictBool = False

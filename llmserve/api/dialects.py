@@ -1,0 +1,41 @@
+"""The routes of every dialect beside OpenAI's, and the shapes their errors have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route
+from starlette.types import Scope
+
+from llmserve.api.anthropic import AnthropicRoutes, speaks_anthropic
+from llmserve.api.dialect import Dialect
+from llmserve.api.envelope import REQUEST_ID
+from llmserve.api.ollama import OllamaRoutes, greeting_route
+from llmserve.dialects.anthropic import errors as anthropic
+from llmserve.dialects.ollama import errors as ollama
+from llmserve.errors import LlmserveError
+from llmserve.openai.json import dump_json
+
+if TYPE_CHECKING:
+    from llmserve.api.gateway import Gateway
+
+
+def dialect_routes(gateway: Gateway) -> list[Route]:
+    """Every route of every dialect."""
+    dialect = Dialect(gateway)
+    routes = [*AnthropicRoutes(dialect).table(), *OllamaRoutes(dialect).table()]
+    if gateway.settings.ollama_port is not None:
+        routes.append(greeting_route(gateway.settings.ollama_port))
+    return routes
+
+
+def error_body(scope: Scope, error: LlmserveError) -> bytes:
+    """`error` in the dialect of the route that was asked for, whether there is one or not."""
+    path: str = scope["path"]
+    body = error.body()
+    if path.startswith("/api/"):
+        return ollama.error_body(body["error"])
+    if path.startswith("/v1/messages") or (path.startswith("/v1/models") and speaks_anthropic(scope)):
+        request_id = scope["state"][REQUEST_ID]
+        return dump_json(anthropic.error_object(body["error"], request_id, error.status))
+    return dump_json(body)

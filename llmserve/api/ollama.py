@@ -1,0 +1,253 @@
+"""The routes of Ollama's native API."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llmserve.api.dialect import Dialect, RequestClock, json_response
+from llmserve.api.line_stream import LineStream, Tell
+from llmserve.api.tasks import until_hang_up
+from llmserve.api.translated import Translated
+from llmserve.dialects.ollama.answers import EmbeddingTranslation, TextTranslation
+from llmserve.dialects.ollama.errors import error_body
+from llmserve.dialects.ollama.models import SPOKEN_VERSION, description, model_entry, running_entry
+from llmserve.dialects.ollama.progress import SUCCESS, progress_line
+from llmserve.dialects.ollama.requests import (
+    OllamaChatRequest,
+    OllamaCopyRequest,
+    OllamaCreateRequest,
+    OllamaDeleteRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    OllamaGenerateRequest,
+    OllamaPullRequest,
+    OllamaShowRequest,
+)
+from llmserve.errors import InvalidRequest, LlmserveError
+from llmserve.openai.parse import Parsed
+
+# What `expires_at` says of a model that stays: clients show a time, and the format has no word for "never".
+_FOR_EVER = timedelta(days=365 * 100)
+
+_Text = OllamaChatRequest | OllamaGenerateRequest
+
+
+class OllamaRoutes:
+    """The endpoints below `/api`, and `/` on the port that is Ollama's."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._gateway = dialect.gateway
+
+    def table(self) -> list[Route]:
+        return [
+            Route("/api/chat", self.chat, methods=["POST"]),
+            Route("/api/generate", self.generate, methods=["POST"]),
+            Route("/api/embed", self.embed, methods=["POST"]),
+            Route("/api/embeddings", self.embeddings, methods=["POST"]),
+            Route("/api/tags", self.tags, methods=["GET"]),
+            Route("/api/ps", self.ps, methods=["GET"]),
+            Route("/api/version", self.version, methods=["GET"]),
+            Route("/api/show", self.show, methods=["POST"]),
+            Route("/api/pull", self.pull, methods=["POST"]),
+            Route("/api/delete", self.delete, methods=["DELETE"]),
+            Route("/api/copy", self.copy, methods=["POST"]),
+            Route("/api/create", self.create, methods=["POST"]),
+            Route("/api/push", self.push, methods=["POST"]),
+            Route("/api/blobs/{digest}", self.blob, methods=["POST"]),
+        ]
+
+    # --- what a worker answers ---------------------------------------------------------------------------------------
+
+    async def chat(self, request: Request) -> ASGIApp:
+        return await self._text(request, await self._dialect.read(request, OllamaChatRequest), chat=True)
+
+    async def generate(self, request: Request) -> ASGIApp:
+        return await self._text(request, await self._dialect.read(request, OllamaGenerateRequest), chat=False)
+
+    async def embed(self, request: Request) -> ASGIApp:
+        return await self._vectors(request, await self._dialect.read(request, OllamaEmbedRequest), single=False)
+
+    async def embeddings(self, request: Request) -> ASGIApp:
+        return await self._vectors(request, await self._dialect.read(request, OllamaEmbeddingsRequest), single=True)
+
+    async def _text(self, request: Request, parsed: Parsed[Any], *, chat: bool) -> ASGIApp:
+        asked: _Text = parsed.request
+        translation = TextTranslation(asked.model, RequestClock(), chat=chat)
+        if asked.asks_nothing:
+            return Response(translation.loaded(await self._load(request, asked)), media_type="application/json")
+        call = await self._dialect.prepare(request, lambda: self._internal(asked))
+        answer = Translated(self._dialect.relay(call, parsed.ignored_fields), translation)
+        return self._kept_alive(answer, asked.model, asked.keep_alive)
+
+    def _internal(self, asked: _Text) -> Any:
+        """The internal request, with what suits the model where this states nothing; reads the disk."""
+        store = self._dialect.store
+        store.find(asked.model)
+        stated = {name: value for name, value in asdict(store.defaults(asked.model)).items() if value is not None}
+        return asked.internal(stated.pop("system", None), stated)
+
+    async def _load(self, request: Request, asked: _Text) -> str:
+        """Load the model, or unload it with a `keep_alive` of 0; which of the two it was."""
+        if asked.keep_alive == 0:
+            await self._gateway.fleet.stop(asked.model)
+            return "unload"
+        await until_hang_up(request.receive, self._loaded(asked.model))
+        return "load"
+
+    async def _loaded(self, model: str) -> None:
+        lease = await self._gateway.fleet.lease(model)
+        lease.release()
+
+    async def _vectors(self, request: Request, parsed: Parsed[Any], *, single: bool) -> ASGIApp:
+        asked: OllamaEmbedRequest | OllamaEmbeddingsRequest = parsed.request
+        translation = EmbeddingTranslation(asked.model, RequestClock(), single=single)
+        call = await self._dialect.prepare(request, asked.internal)
+        answer = Translated(self._dialect.relay(call, parsed.ignored_fields), translation)
+        return self._kept_alive(answer, asked.model, asked.keep_alive)
+
+    def _kept_alive(self, answer: ASGIApp, model: str, keep_alive: float | None) -> ASGIApp:
+        if keep_alive != 0:
+            return answer
+
+        async def answer_and_unload(scope: Scope, receive: Receive, send: Send) -> None:
+            await answer(scope, receive, send)
+            with suppress(LlmserveError):  # others use it, or it is gone already
+                await self._gateway.fleet.stop(model)
+
+        return answer_and_unload
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    async def tags(self, request: Request) -> Response:
+        def entries() -> list[dict[str, Any]]:
+            models = self._dialect.store.list()
+            return [model_entry(model, self._dialect.entries.info(model)) for model in models]
+
+        return json_response({"models": await asyncio.to_thread(entries)})
+
+    async def ps(self, request: Request) -> Response:
+        now = RequestClock().now()
+        ready = [status for status in self._gateway.fleet.status() if status.state == "ready"]
+
+        def entries() -> list[dict[str, Any]]:
+            installed = {model.name: model for model in self._dialect.store.list()}
+            return [
+                running_entry(
+                    model,
+                    self._dialect.entries.info(model),
+                    status.plan,
+                    now
+                    + (_FOR_EVER if status.unload_in_seconds is None else timedelta(seconds=status.unload_in_seconds)),
+                )
+                for status in ready
+                if (model := installed.get(status.name)) is not None and status.plan is not None
+            ]
+
+        return json_response({"models": await asyncio.to_thread(entries)})
+
+    async def version(self, request: Request) -> Response:
+        return json_response({"version": SPOKEN_VERSION})
+
+    async def show(self, request: Request) -> Response:
+        asked = (await self._dialect.read(request, OllamaShowRequest)).request
+        store = self._dialect.store
+
+        def describe() -> dict[str, Any]:
+            model = store.find(asked.model)
+            defaults = store.defaults(asked.model)
+            info = self._dialect.entries.info(model) or store.inspect(model.name)
+            return description(model, info, defaults.system, defaults.temperature)
+
+        return json_response(await asyncio.to_thread(describe))
+
+    async def pull(self, request: Request) -> ASGIApp:
+        """Progress as lines; who hangs up leaves, and the last who does ends the pull."""
+        asked = (await self._dialect.read(request, OllamaPullRequest)).request
+        pulls = self._dialect.pulls
+
+        async def lines(tell: Tell) -> None:
+            last: dict[str, Any] | None = None
+
+            async def progress(event: dict[str, Any]) -> None:
+                nonlocal last
+                line = progress_line(asked.model, event)
+                if line != last:
+                    await tell(line)
+                last = line
+
+            await pulls.follow(asked.model, progress)
+            await tell(SUCCESS)
+
+        return LineStream(lines, error_body, streamed=asked.stream)
+
+    async def delete(self, request: Request) -> Response:
+        asked = (await self._dialect.read(request, OllamaDeleteRequest)).request
+        await self._gateway.fleet.stop(asked.model)
+        await asyncio.to_thread(self._dialect.store.remove, asked.model)
+        return Response(status_code=200)
+
+    async def copy(self, request: Request) -> Response:
+        from llmserve.store.copies import copy
+
+        asked = (await self._dialect.read(request, OllamaCopyRequest)).request
+        await asyncio.to_thread(copy, self._dialect.store, asked.source, asked.destination)
+        return Response(status_code=200)
+
+    async def create(self, request: Request) -> ASGIApp:
+        from llmserve.store.copies import make
+        from llmserve.store.defaults import ChatDefaults
+        from llmserve.store.description import Description
+
+        asked = (await self._dialect.read(request, OllamaCreateRequest)).request
+        defaults = ChatDefaults(system=asked.system, **asked.parameters.internal())
+        description = Description(asked.source, defaults, asked.template or None)
+
+        async def lines(tell: Tell) -> None:
+            await asyncio.to_thread(make, self._dialect.store, description, asked.model)
+            await tell({"status": "using existing layers"})
+            await tell(SUCCESS)
+
+        return LineStream(lines, error_body, streamed=asked.stream)
+
+    async def push(self, request: Request) -> Response:
+        raise InvalidRequest("models are not pushed to a registry from here", code="not_supported")
+
+    async def blob(self, request: Request) -> Response:
+        raise InvalidRequest(
+            "files are not uploaded here",
+            code="not_supported",
+            hint="`llmserve pull PATH` registers a file where it lies",
+        )
+
+
+class PortRoute(Route):
+    """A route that is there for connections to one port only."""
+
+    def __init__(self, path: str, endpoint: Any, port: int, methods: list[str]) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        self._port = port
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        # The socket's own address, and nothing that a client says.
+        if (scope.get("server") or (None, None))[1] != self._port:
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def greeting_route(port: int) -> Route:
+    """`/` on Ollama's port: what its clients look for before anything else."""
+
+    async def greeting(request: Request) -> Response:
+        return PlainTextResponse("Ollama is running")
+
+    return PortRoute("/", greeting, port, ["GET"])
