@@ -17,6 +17,7 @@ PACKAGE = "llmserve"
 ROWS = (
     ("types", "errors", "settings"),
     ("openai",),
+    ("vllm",),
     ("planning",),
     ("dialects",),
     ("hardware",),

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from llmserve.engines import llama_cpp
+from llmserve.engines import llama_cpp, vllm, vllm_launch
 from llmserve.engines.command import Command
 from llmserve.errors import Unavailable
 from llmserve.fleet.sockets import SocketDirectory
+from llmserve.fleet.vllm_worker import VllmWorker
 from llmserve.fleet.worker import Worker
 from llmserve.fleet.worker_log import WorkerLog
 from llmserve.settings import Settings, home_directory, runtime_directory
@@ -24,7 +25,7 @@ class Launcher:
     """Makes workers; `close()` when none is left."""
 
     def __init__(self, settings: Settings, launch: Launch | None) -> None:
-        self._launch = partial(_command, home_directory(settings) / "prefixes") if launch is None else launch
+        self._launch = partial(_command, settings) if launch is None else launch
         self._logs = home_directory(settings) / "logs"
         self._sockets = SocketDirectory(runtime_directory() / "workers")
 
@@ -34,13 +35,23 @@ class Launcher:
         Raises `StartupFailed` if there is no place for its socket, `Unavailable` if its engine cannot be started.
         """
         socket = await asyncio.to_thread(self._sockets.new_path)
-        return Worker(model.name, self._launch(plan, model, socket), socket, WorkerLog(self._logs, model.name))
+        command = await asyncio.to_thread(self._launch, plan, model, socket)
+        log = WorkerLog(self._logs, model.name)
+        if plan.engine == "vllm":
+            return VllmWorker(model.name, command, socket, log, plan)
+        return Worker(model.name, command, socket, log)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._sockets.close)
 
 
-def _command(prefixes: Path, plan: EnginePlan, model: InstalledModel, socket: Path) -> Command:
+def _command(settings: Settings, plan: EnginePlan, model: InstalledModel, socket: Path) -> Command:
+    home = home_directory(settings)
     if plan.engine == "llama.cpp":
-        return llama_cpp.command(plan, model, socket, prefixes=prefixes)
-    raise Unavailable(f"`{model.name}` would need a worker of {plan.engine}, which this version cannot start")
+        return llama_cpp.command(plan, model, socket, prefixes=home / "prefixes")
+    installation = vllm.installed(home, settings.vllm_python)
+    if installation is None:
+        raise Unavailable(
+            f"`{model.name}` needs vLLM, which is not installed any more", hint="`llmserve engines install vllm`"
+        )
+    return vllm_launch.command(plan, model, socket, installation, home=home)

@@ -39,7 +39,8 @@ class Worker:
     socket removed before `died` is set; `exit_code` is then the exit status, or minus the signal's number.
 
     `client` speaks HTTP to it with the base URL `http://worker` and no limit on the time an answer takes; whoever
-    holds the worker closes it. `progress` is what the worker last said of its loading, 0 to 1, None if nothing.
+    holds the worker closes it. `progress` is what the worker last said of its loading, 0 to 1, None if nothing; `phase`
+    what it is doing then, in words, None where it does not say.
     """
 
     def __init__(self, model: str, command: Command, socket: Path, log: WorkerLog) -> None:
@@ -48,6 +49,7 @@ class Worker:
         self.died = asyncio.Event()
         self.exit_code: int | None = None
         self.progress: float | None = None
+        self.phase: str | None = None
         self.client = _client(socket)
         self._command = command
         self._socket = socket
@@ -165,7 +167,11 @@ class Worker:
         with suppress(OSError):
             self._socket.unlink()
         self.exit_code = code
+        await self._ended()
         self.died.set()
+
+    async def _ended(self) -> None:
+        """What a kind of worker does when it has ended, before anybody is told."""
 
     def _signal_group(self, number: signal.Signals) -> None:
         # PermissionError is how macOS says that all of the group have ended.

@@ -55,8 +55,10 @@ def _why_not(engine: Engine, hardware: HardwareInfo, model: ModelInfo) -> str | 
 
 
 def _why_no_gpu_for_vllm(hardware: HardwareInfo, built_for: Sequence[Device]) -> str | None:
+    if "cpu" in built_for:
+        return None
     if "cuda" not in built_for:
-        return "the installed vLLM was not built for CUDA"
+        return "the installed vLLM was built neither for CUDA nor for CPUs"
     if not hardware.gpus:
         return "it needs a CUDA GPU and no GPU was found"
     reasons = {gpu.name: vllm.unusable(gpu) for gpu in hardware.gpus}

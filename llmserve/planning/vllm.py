@@ -10,11 +10,15 @@ from llmserve.planning.accelerators import margin_bytes
 from llmserve.planning.formatting import human_bytes, human_tokens, listed
 from llmserve.planning.memory import CELL_ALIGNMENT, GIB, MIB, Demand, kv_bytes, padded, weight_bytes
 from llmserve.planning.offload import GPU_RUNTIME_BYTES, PROCESS_BYTES, total_layers
+from llmserve.planning.vllm_cpu import plan_vllm_cpu
+from llmserve.planning.vllm_parsers import choose_parsers
 from llmserve.settings import Settings
-from llmserve.types import DeviceMemory, EnginePlan, GpuInfo, HardwareInfo, ModelInfo, Refusal
+from llmserve.types import DeviceMemory, EnginePlan, GpuInfo, HardwareInfo, ModelInfo, Refusal, VllmOptions
 
 # vLLM's wheels contain kernels from this compute capability on.
 LEAST_CAPABILITY = (7, 5)
+# And kernels for the type that models are trained in from this one; below it the older 16-bit type is computed in.
+_BFLOAT16_CAPABILITY = (8, 0)
 
 _SEQUENCES = 256
 _BATCH = 2048
@@ -47,11 +51,13 @@ def unusable(gpu: GpuInfo) -> str | None:
 
 
 def plan_vllm(hardware: HardwareInfo, model: ModelInfo, settings: Settings, refused: tuple[Refusal, ...]) -> EnginePlan:
-    """The plan for an installed vLLM; at least one GPU of `hardware` must be usable.
+    """The plan for an installed vLLM; at least one GPU of `hardware` must be usable, or the build be one for CPUs.
 
     Tensor parallelism takes the fewest equal GPUs that hold the weights and the longest context; their number is a
     power of two that divides the attention heads.
     """
+    if "cuda" not in next((info.devices for info in hardware.engines if info.engine == "vllm"), ()):
+        return plan_vllm_cpu(hardware, model, settings, refused)
     groups = _groups(hardware, model)
     chosen, fits = _choose(groups, model, settings)
     devices = tuple(f"cuda:{gpu.index}" for gpu in chosen.gpus)
@@ -84,6 +90,19 @@ def plan_vllm(hardware: HardwareInfo, model: ModelInfo, settings: Settings, refu
         reason=_reason(model, settings, chosen, memory),
         refused=(*refused, *idle),
         kind=model.kind,
+        vllm=_options(model, chosen),
+    )
+
+
+def _options(model: ModelInfo, chosen: _Candidate) -> VllmOptions:
+    old = any((gpu.compute_capability or LEAST_CAPABILITY) < _BFLOAT16_CAPABILITY for gpu in chosen.gpus)
+    parsers = choose_parsers(model)
+    return VllmOptions(
+        dtype="half" if old else "auto",
+        kv_cache_bytes=chosen.memory[0].kv_cache,
+        eager=False,
+        tool_parser=parsers.tool,
+        reasoning_parser=parsers.reasoning,
     )
 
 
