@@ -35,6 +35,12 @@ def _supported(kind: object) -> object:
     return kind
 
 
+def _only_text(kind: object) -> object:
+    if kind != "text":
+        refuse("is not supported: only blocks of the type text are", unsupported=True)
+    return kind
+
+
 def _as_blocks(content: object) -> object:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
@@ -45,17 +51,11 @@ class TextBlock(Schema):
     place: ClassVar[str] = "content[]."
     policy: ClassVar[Policy] = BLOCK_POLICY
 
-    type: Annotated[Literal["text"], BeforeValidator(lambda kind: _only_text(kind))] = "text"
+    type: Annotated[Literal["text"], BeforeValidator(_only_text)] = "text"
     text: StrictStr
 
 
-def _only_text(kind: object) -> object:
-    if kind != "text":
-        refuse("is not supported: only blocks of the type text are", unsupported=True)
-    return kind
-
-
-Texts = Annotated[tuple[TextBlock, ...], BeforeValidator(_as_blocks), FailFast(), Field(max_length=MAX_BLOCKS)]
+Texts = Annotated[tuple[TextBlock, ...], Field(max_length=MAX_BLOCKS), BeforeValidator(_as_blocks)]
 
 
 class Block(Schema):
@@ -105,9 +105,9 @@ class AnthropicMessage(Schema):
     role: Literal["user", "assistant", "system"] = Field(description="`user`, `assistant` or `system`.")
     content: Annotated[
         tuple[Block, ...],
-        BeforeValidator(_as_blocks),
         FailFast(),
         Field(max_length=MAX_BLOCKS),
+        BeforeValidator(_as_blocks),
         AfterValidator(_not_empty),
     ] = Field(description=f"A string, or 1 to {MAX_BLOCKS} blocks; texts of one message are joined with line feeds.")
 
