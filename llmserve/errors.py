@@ -23,6 +23,7 @@
   + InsufficientStorage                 507           no disk or no memory for a model
   + InvalidModel                        400           a file the inspector refuses, and why
   + PullFailed                          502           a source did not give what it should
+  + InstallFailed                       502           an engine could not be installed
   + SettingsError                       400  exit 78  a setting that cannot be used (sysexits: EX_CONFIG)
   + StartupFailed                       500  exit 71  port in use, directory not writable (EX_OSERR)
 
@@ -196,6 +197,11 @@ class InvalidModel(LlmserveError):
 class PullFailed(LlmserveError):
     status = 502
     default_code = "pull_failed"
+
+
+class InstallFailed(LlmserveError):
+    status = 502
+    default_code = "install_failed"
 
 
 class SettingsError(LlmserveError):

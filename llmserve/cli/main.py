@@ -40,6 +40,7 @@ COMMANDS = (
     "serve",
     "plan",
     "probe",
+    "engines",
 )
 # Where the command's name is none for a module.
 _MODULES = {"import": "import_models"}

@@ -6,8 +6,7 @@ is written last, into a directory that is renamed into place afterwards, so a fo
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,13 +94,17 @@ def _read(path: Path) -> Record | None:
         return None
 
 
-def discard(folder: Path) -> None:
-    """Remove an environment: first its name, so that an interrupted removal leaves no half of one. Raises `OSError`."""
-    scratch = folder.parent / SCRATCH
-    scratch.mkdir(mode=0o700, exist_ok=True)
-    grave = Path(tempfile.mkdtemp(prefix="removed-", dir=scratch))
-    folder.rename(grave / folder.name)
-    shutil.rmtree(grave)
+def users(folder: Path) -> list[int]:
+    """The processes that run in the environment in `folder`: by its interpreter, or with its packages on their path."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+        # None where the system does not let this user see it: then it is somebody else's.
+        words = [*(process.info["cmdline"] or ())[:1], (process.info["environ"] or {}).get("PYTHONPATH", "")]
+        if any(word.startswith(f"{folder}{os.sep}") for word in words):
+            found.append(process.info["pid"])
+    return found
 
 
 def now() -> float:

@@ -1,6 +1,8 @@
 """llama.cpp, by the libraries of the package llama-cpp-python: what its build can use here, and how to start it.
 
-The package is found without importing it, and its libraries are loaded in a probe child only.
+The package is found without importing it, and its libraries are loaded in a probe child only. One that was built for
+this machine, in an environment under the data directory, goes before the one that llmserve was installed with: the
+interpreter stays the same, and that environment's packages are first on its path.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+from llmserve.engines.build import LLAMA_CPP_VERSION
 from llmserve.engines.command import Command
+from llmserve.engines.environment import environments
 from llmserve.hardware.child import run_child
 from llmserve.hardware.cpu import read_cpu
 from llmserve.hardware.environment import native_environment
@@ -50,16 +54,40 @@ class NativeReport:
     instruction_sets: tuple[str, ...]
 
 
-def probe(timeout: float) -> EngineInfo:
-    """Find out what llama.cpp can use here. Never raises; blocks for `timeout` seconds at most."""
+def probe(timeout: float, home: Path | None = None) -> EngineInfo:
+    """Find out what llama.cpp can use here. Never raises; blocks for `timeout` seconds at most.
+
+    `home` is the data directory, where a build for this machine is looked for first.
+    """
+    if (packages := built_packages(home)) is not None:
+        return probe_packages(packages, LLAMA_CPP_VERSION, timeout)
     if _library_folder() is None:
         return EngineInfo("llama.cpp", None, (), "llama-cpp-python is not installed")
     try:
         version: str | None = importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         version = None
+    return _probe(version, native_environment(os.environ), timeout)
+
+
+def built_packages(home: Path | None) -> Path | None:
+    """The packages of the latest build for this machine; None where there is none of the version that is needed.
+
+    Its structures change between releases, so a build of another version is not used.
+    """
+    found = () if home is None else environments(home, "llama.cpp")
+    fitting = (environment for environment in found if environment.record.version == LLAMA_CPP_VERSION)
+    return next((environment.site_packages for environment in fitting), None)
+
+
+def probe_packages(packages: Path, version: str, timeout: float) -> EngineInfo:
+    """As `probe`, of the build of that version among the packages in a folder."""
+    return _probe(version, _with_packages(native_environment(os.environ), packages), timeout)
+
+
+def _probe(version: str | None, environment: Mapping[str, str], timeout: float) -> EngineInfo:
     try:
-        report = parse_report(run_child(f"{__name__}:read_libraries", timeout=timeout))
+        report = parse_report(run_child(f"{__name__}:read_libraries", timeout=timeout, environment=environment))
     except ProbeFailed as failure:
         return EngineInfo("llama.cpp", version, (), str(failure))
     return describe(version, report, read_cpu().features)
@@ -110,11 +138,13 @@ def command(
     model: InstalledModel,
     socket: Path,
     *,
+    home: Path | None = None,
     prefixes: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Command:
     """The worker that serves `model` on the Unix socket `socket` as `plan` says.
 
+    `home` is the data directory: a build for this machine there is used, as by `probe`.
     `prefixes` is the directory for those that outlive workers, of all models; it need not exist.
     Its environment is cut from `environ` (default: this process's) by an allow-list: no key, token or proxy.
     """
@@ -125,7 +155,14 @@ def command(
         *kept,
         *(() if model.template is None else ("--template", model.template)),
     )
-    return Command(argv, _environment(plan, os.environ if environ is None else environ))
+    environment = _environment(plan, os.environ if environ is None else environ)
+    packages = built_packages(home)
+    return Command(argv, environment if packages is None else _with_packages(environment, packages))
+
+
+def _with_packages(environment: Mapping[str, str], packages: Path) -> dict[str, str]:
+    """`environment` for this interpreter with a folder of packages before its own."""
+    return {**environment, "PYTHONPATH": str(packages)}
 
 
 def _environment(plan: EnginePlan, environ: Mapping[str, str]) -> dict[str, str]:

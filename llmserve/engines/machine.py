@@ -26,7 +26,7 @@ def probe(*, timeout: float = 5.0, home: Path | None = None, vllm_python: Path |
     `notes`. Call it in a thread where an event loop runs.
     """
     deadline = time.monotonic() + timeout + GRACE_SECONDS
-    llama_probe = in_thread(lambda: llama_cpp.probe(timeout))
+    llama_probe = in_thread(lambda: llama_cpp.probe(timeout, home))
     vllm_probe = in_thread(lambda: vllm.probe(home, vllm_python, timeout))
     hardware = probe_machine(timeout=timeout)
     engines = (_settle("llama.cpp", llama_probe, deadline), _settle("vllm", vllm_probe, deadline))
