@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import Router
 from starlette.types import ASGIApp
 
-from llmserve.api.dialects import dialect_routes, error_body
+from llmserve.api.dialects import Dialects, error_body
 from llmserve.api.envelope import Envelope
 from llmserve.api.gateway import Gateway
 from llmserve.api.guards import Guards
@@ -28,13 +28,15 @@ def create_app(fleet: Fleet, store: Store, settings: Settings) -> ASGIApp:
 
 def build_app(gateway: Gateway) -> ASGIApp:
     """As `create_app`, for a gateway that the caller keeps in hand."""
+    dialects = Dialects(gateway)
     # Those of the dialects first: some are there for certain clients only, and leave the rest to the others.
-    routes = [*dialect_routes(gateway), *Routes(gateway).table()]
+    routes = [*dialects.table(), *Routes(gateway).table()]
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
         yield
         await gateway.close()
+        await dialects.close()
 
     # `Router` itself and not the `Starlette` class: errors pass through to the envelope, which alone answers them.
     router = Router(routes, redirect_slashes=False, lifespan=lifespan)

@@ -11,6 +11,7 @@ from llmserve.api.anthropic import AnthropicRoutes, speaks_anthropic
 from llmserve.api.dialect import Dialect
 from llmserve.api.envelope import REQUEST_ID
 from llmserve.api.ollama import OllamaRoutes, greeting_route
+from llmserve.api.responses import ResponsesRoutes
 from llmserve.dialects.anthropic import errors as anthropic
 from llmserve.dialects.ollama import errors as ollama
 from llmserve.errors import LlmserveError
@@ -20,13 +21,22 @@ if TYPE_CHECKING:
     from llmserve.api.gateway import Gateway
 
 
-def dialect_routes(gateway: Gateway) -> list[Route]:
-    """Every route of every dialect."""
-    dialect = Dialect(gateway)
-    routes = [*AnthropicRoutes(dialect).table(), *OllamaRoutes(dialect).table()]
-    if gateway.settings.ollama_port is not None:
-        routes.append(greeting_route(gateway.settings.ollama_port))
-    return routes
+class Dialects:
+    """Every dialect of a gateway. `close` ends what they do in the background."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._ollama_port = gateway.settings.ollama_port
+        dialect = Dialect(gateway)
+        self._anthropic = AnthropicRoutes(dialect)
+        self._ollama = OllamaRoutes(dialect)
+        self._responses = ResponsesRoutes(dialect)
+
+    def table(self) -> list[Route]:
+        greeting = [] if self._ollama_port is None else [greeting_route(self._ollama_port)]
+        return [*self._anthropic.table(), *self._ollama.table(), *self._responses.table(), *greeting]
+
+    async def close(self) -> None:
+        await self._responses.close()
 
 
 def error_body(scope: Scope, error: LlmserveError) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,23 +17,31 @@ _REPLACED = {b"content-type", b"content-length"}
 _INLINE_BYTES = 64 * 1024
 
 
-class Translated:
-    """An ASGI response: `answer`, which speaks OpenAI's dialect as `Relay` does, told by `translation`."""
+BeforeSending = Callable[[], Awaitable[None]]
 
-    def __init__(self, answer: ASGIApp, translation: Translation) -> None:
+
+class Translated:
+    """An ASGI response: `answer`, which speaks OpenAI's dialect as `Relay` does, told by `translation`.
+
+    `before_sending` is awaited when something has been translated and before the client gets it.
+    """
+
+    def __init__(self, answer: ASGIApp, translation: Translation, before_sending: BeforeSending | None = None) -> None:
         self._answer = answer
         self._translation = translation
+        self._before_sending = before_sending or _nothing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answer(scope, receive, _Teller(self._translation, send))
+        await self._answer(scope, receive, _Teller(self._translation, send, self._before_sending))
 
 
 class _Teller:
     """A `send` that translates."""
 
-    def __init__(self, translation: Translation, send: Send) -> None:
+    def __init__(self, translation: Translation, send: Send, before_sending: BeforeSending) -> None:
         self._translation = translation
         self._send = send
+        self._before_sending = before_sending
         self._streaming = False
         self._status = 200
         self._headers: HeaderList = []
@@ -69,6 +77,7 @@ class _Teller:
             await self._send({"type": "http.response.body", "body": last})
             raise
         if told or not message.get("more_body", False):
+            await self._before_sending()
             await self._send({**message, "body": told})
 
     async def _whole(self, message: Message) -> None:
@@ -82,9 +91,14 @@ class _Teller:
             told = _sound(self._translation.whole, body)
         else:
             told = await asyncio.to_thread(_sound, self._translation.whole, body)
+        await self._before_sending()
         headers = [*json_headers(told), *self._headers]
         await self._send({"type": "http.response.start", "status": self._status, "headers": headers})
         await self._send({"type": "http.response.body", "body": told})
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _sound(translate: Callable[[bytes], bytes], answer: bytes) -> bytes:

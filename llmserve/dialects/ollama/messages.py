@@ -76,7 +76,7 @@ def internal_messages(messages: Iterable[OllamaMessage]) -> list[dict[str, Any]]
 
     A result without an id answers the oldest open call of its function or, where it names none, the oldest of all.
     """
-    open_calls: dict[str, str] = Field(default={})
+    open_calls: dict[str, str] = {}
     made = 0
     result: list[dict[str, Any]] = []
     for message in messages:

@@ -123,8 +123,8 @@ class _TextBody(_ModelBody):
     )
     keep_alive: Annotated[float, BeforeValidator(keep_alive_seconds)] | None = Field(
         default=None,
-        description="Seconds or a duration such as `5m`: 0 unloads the model after the answer, if nobody else uses "
-        "it; with any other value the server's own setting holds.",
+        description="How long the model stays loaded after the answer: seconds, or a duration such as `5m`; 0 unloads "
+        "it when nobody else uses it, a negative one keeps it.",
     )
 
     def _shared(self) -> dict[str, Any]:
