@@ -55,11 +55,12 @@ def write_tiny_model(
     name: str = "Tiny",
     pooling: gguf.PoolingType | None = None,
     temperature: float | None = None,
+    experts: int = 0,
 ) -> Path:
     """Write the model to `path` and return it. The same arguments write the same bytes.
 
     With `pooling` it is an embedding model, whose texts are seen from left to right. `temperature` is what the file
-    recommends.
+    recommends. With `experts` every layer has so many, of which a token uses two.
     """
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
@@ -73,12 +74,15 @@ def write_tiny_model(
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_dimension_count(EMBEDDING_LENGTH // HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(2)
     if pooling is not None:
         writer.add_pooling_type(pooling)
     if temperature is not None:
         writer.add_sampling_temp(temperature)
     _add_vocabulary(writer, chat_template)
-    _add_tensors(writer, np.random.default_rng(seed), layers)
+    _add_tensors(writer, np.random.default_rng(seed), layers, experts)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -104,12 +108,16 @@ def _add_vocabulary(writer: gguf.GGUFWriter, chat_template: str | None) -> None:
         writer.add_chat_template(chat_template)
 
 
-def _add_tensors(writer: gguf.GGUFWriter, random: np.random.Generator, layers: int) -> None:
+def _add_tensors(writer: gguf.GGUFWriter, random: np.random.Generator, layers: int, experts: int) -> None:
     key_value_length = EMBEDDING_LENGTH // HEADS * KV_HEADS
 
     def add_matrix(name: str, columns: int, rows: int) -> None:
         values = random.standard_normal((rows, columns)) / math.sqrt(columns)
         writer.add_tensor(f"{name}.weight", values.astype(np.float16))
+
+    def add_matrices(name: str, columns: int, rows: int) -> None:
+        values = random.standard_normal((experts, rows, columns)) / math.sqrt(columns)
+        writer.add_tensor(f"{name}_exps.weight", values.astype(np.float16))
 
     def add_norm(name: str) -> None:
         writer.add_tensor(f"{name}.weight", np.ones(EMBEDDING_LENGTH, dtype=np.float32))
@@ -123,9 +131,13 @@ def _add_tensors(writer: gguf.GGUFWriter, random: np.random.Generator, layers: i
         add_matrix(f"{block}.attn_v", EMBEDDING_LENGTH, key_value_length)
         add_matrix(f"{block}.attn_output", EMBEDDING_LENGTH, EMBEDDING_LENGTH)
         add_norm(f"{block}.ffn_norm")
-        add_matrix(f"{block}.ffn_gate", EMBEDDING_LENGTH, FEED_FORWARD_LENGTH)
-        add_matrix(f"{block}.ffn_up", EMBEDDING_LENGTH, FEED_FORWARD_LENGTH)
-        add_matrix(f"{block}.ffn_down", FEED_FORWARD_LENGTH, EMBEDDING_LENGTH)
+        add = add_matrices if experts else add_matrix
+        add(f"{block}.ffn_gate", EMBEDDING_LENGTH, FEED_FORWARD_LENGTH)
+        add(f"{block}.ffn_up", EMBEDDING_LENGTH, FEED_FORWARD_LENGTH)
+        add(f"{block}.ffn_down", FEED_FORWARD_LENGTH, EMBEDDING_LENGTH)
+        if experts:
+            router = random.standard_normal((experts, EMBEDDING_LENGTH)).astype(np.float32)
+            writer.add_tensor(f"{block}.ffn_gate_inp.weight", router)
     add_norm("output_norm")
     add_matrix("output", EMBEDDING_LENGTH, len(vocabulary()))
 

@@ -25,7 +25,8 @@ class Accelerator:
     """A GPU as a place for layers.
 
     `device` is its name in the plan ("cuda:0"); `free` the bytes it may take (None: not known), for a `unified` one
-    a share of the RAM; `overhead` what its runtime needs for itself.
+    a share of the RAM; `overhead` what its runtime needs for itself; `correction` what earlier loads took beyond their
+    estimates.
     """
 
     device: str
@@ -33,6 +34,7 @@ class Accelerator:
     free: int | None
     overhead: int
     unified: bool
+    correction: int = 0
 
     @property
     def budget(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmserve.planning import rules
 from llmserve.planning.accelerators import Accelerator
 from llmserve.planning.formatting import counted, human_bytes, human_tokens, listed
+from llmserve.planning.measurements import TunedChoices
 from llmserve.planning.offload import Placement, missing_bytes
 from llmserve.settings import Settings
 from llmserve.types import DeviceMemory, HardwareInfo, ModelInfo, Refusal
@@ -21,26 +22,54 @@ class Explanation:
     refused: tuple[Refusal, ...]
 
 
-def explain(
-    hardware: HardwareInfo,
-    model: ModelInfo,
-    settings: Settings,
-    accelerators: Sequence[Accelerator],
-    unused: Sequence[Refusal],
-    chosen: Placement,
-) -> Explanation:
-    """Put `chosen` into words; `accelerators` could have been used, `unused` could not, and say why themselves."""
-    refused = (*unused, *_idle(accelerators, chosen, settings))
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a plan was made from: `accelerators` could have been used, `unused` could not, and say why themselves."""
+
+    hardware: HardwareInfo
+    model: ModelInfo
+    settings: Settings
+    accelerators: Sequence[Accelerator]
+    unused: Sequence[Refusal]
+    tuned: TunedChoices | None = None
+
+
+def explain(situation: Situation, chosen: Placement) -> Explanation:
+    """Put `chosen` into words."""
+    hardware, model, settings = situation.hardware, situation.model, situation.settings
+    refused = (*situation.unused, *_idle(situation.accelerators, chosen, settings))
     if not hardware.gpus:
         refused = (Refusal("gpu", "no GPU was found"),)
-    clauses = [_memory_clause(model, chosen), *_deviations(hardware, model, settings, chosen)]
+    clauses = [_memory_clause(model, chosen), *_deviations(situation, chosen)]
+    clauses += _measured(situation.tuned, chosen)
     if not chosen.accelerators:
         clauses.insert(0, _why_no_gpu(settings, refused))
-    reason = f"llama.cpp on {_where(hardware, settings, chosen)}: {'; '.join(clauses)}"
+    reason = f"llama.cpp on {_where(situation, chosen)}: {'; '.join(clauses)}"
     if chosen.is_whole:
         names = listed([accelerator.device for accelerator in chosen.accelerators])
         refused = (*refused, Refusal("cpu", f"not used for layers, because all of them are on {names}"))
     return Explanation(reason, refused)
+
+
+def _measured(tuned: TunedChoices | None, chosen: Placement) -> list[str]:
+    """A clause for each way in which measurements on this machine took the place of rules and estimates."""
+    clauses = []
+    corrections = [(entry.device, entry.correction) for entry in chosen.memory if entry.correction]
+    if corrections:
+        amounts = [f"{'+' if size > 0 else '-'}{human_bytes(abs(size))} on {device}" for device, size in corrections]
+        clauses.append(f"the estimate is corrected by what earlier loads took ({', '.join(amounts)})")
+    if tuned is not None:
+        who = {
+            "one-user": "one user",
+            "many-users": f"{tuned.clients} users at once",
+            "long-prompts": "long prompts",
+        }[tuned.shape]
+        gain = tuned.tokens_per_second / tuned.rules_tokens_per_second
+        clauses.append(
+            f"these settings were the fastest measured here for {who} "
+            f"({tuned.tokens_per_second:.0f} tokens per second, {gain:.2f} times those of the rules)"
+        )
+    return clauses
 
 
 def _idle(accelerators: Sequence[Accelerator], chosen: Placement, settings: Settings) -> list[Refusal]:
@@ -69,8 +98,12 @@ def _why_no_gpu(settings: Settings, refused: Sequence[Refusal]) -> str:
     return f"{refused[0].reason}{others}"
 
 
-def _where(hardware: HardwareInfo, settings: Settings, chosen: Placement) -> str:
-    threads = counted(rules.threads(hardware.cpu, settings), "CPU thread")
+def _where(situation: Situation, chosen: Placement) -> str:
+    hardware, tuned = situation.hardware, situation.tuned
+    count = rules.threads(hardware.cpu, situation.settings)
+    if tuned is not None and situation.settings.threads is None:
+        count = tuned.choices.threads
+    threads = counted(count, "CPU thread")
     parts = [f"{accelerator.device} ({accelerator.name})" for accelerator in chosen.accelerators]
     if not chosen.is_whole:
         parts.append(f"{threads} ({rules.instruction_set(hardware.cpu)})")
@@ -146,8 +179,10 @@ def _ram_fit(chosen: Placement, lacking: dict[str, int]) -> str:
     return f"{human_bytes(needed)} of RAM are needed in all, of {free} free"
 
 
-def _deviations(hardware: HardwareInfo, model: ModelInfo, settings: Settings, chosen: Placement) -> list[str]:
+def _deviations(situation: Situation, chosen: Placement) -> list[str]:
     """A clause for each number that is not what was asked for or aimed at."""
+    hardware, model, settings = situation.hardware, situation.model, situation.settings
+    measured = situation.tuned is not None and situation.tuned.choices.kv_type == chosen.demand.kv_type
     clauses = []
     demand = chosen.demand
     wanted = rules.context_limit(model, settings)
@@ -162,7 +197,7 @@ def _deviations(hardware: HardwareInfo, model: ModelInfo, settings: Settings, ch
         clauses.append(
             f"the KV cache is f16, because this model's heads do not divide into blocks of {settings.kv_type}"
         )
-    if settings.kv_type is None and demand.kv_type != "f16":
+    if settings.kv_type is None and demand.kv_type != "f16" and not measured:
         clauses.append(f"the KV cache is {demand.kv_type}, because f16 does not fit")
     if settings.threads and settings.threads > hardware.cpu.usable_cpus:
         usable = counted(hardware.cpu.usable_cpus, "CPU")

@@ -2,7 +2,7 @@
 
 Preferences, in this order: every layer on GPUs (as few GPUs as hold a long context), every layer on GPUs without some
 of the experts, some layers on GPUs, the CPU alone. Within each, the pool shrinks before the context, and the context
-before layers leave the GPU; experts leave it before the context shrinks, since a token uses few of them.
+before layers leave the GPU. Where experts must, the context stays long: a token uses few of them.
 """
 
 from __future__ import annotations
@@ -199,10 +199,14 @@ def _longest_context(task: _Task, layers: int, smallest: int) -> Placement | Non
 
 
 def _without_experts(task: _Task, layers: int) -> Placement | None:
-    """`layers` layers on the GPUs with the experts of as few of them as must be in RAM; None if that does not do."""
+    """`layers` layers on the GPUs with the experts of as few of them as must be in RAM; None if that does not do.
+
+    Where RAM lacks whatever is done, that of the shortest context: it needs the least of it.
+    """
     if not task.may_split_experts:
         return None
     blocks = len(task.model.layers)
+    placed: Placement | None = None
     for context in rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT_ON_GPU):
         demand = task.demand(context, on_gpu=True)
 
@@ -215,7 +219,7 @@ def _without_experts(task: _Task, layers: int) -> Placement | None:
         placed = attempt(fewest)
         if placed is not None and not missing_bytes(placed, margin=True):
             return placed
-    return None
+    return placed
 
 
 def _partly_on_gpu(task: _Task) -> Placement | None:
@@ -232,7 +236,7 @@ def _partly_on_gpu(task: _Task) -> Placement | None:
     if task.may_quantize_kv:
         demands.append(replace(smaller, kv_type="q8_0"))
     for candidate in demands:
-        placed = placement(task.model, candidate, most.accelerators, most.split, task.host, most.experts_in_ram)
+        placed = place_most(task.model, candidate, task.accelerators, task.host, experts_in_ram)
         if not missing_bytes(placed, margin=True):
             return placed
     return most

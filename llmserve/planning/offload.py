@@ -33,6 +33,14 @@ _FILL_STEPS = tuple(step / 20 for step in range(2, 21))
 
 
 @dataclass(frozen=True, slots=True)
+class Host:
+    """The RAM: what is `free` of it (None: not known), and what earlier loads took beyond their estimates."""
+
+    free: int | None
+    correction: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Layers on devices: `split[i]` layers on `accelerators[i]`, the rest on the CPU, and the bytes that this takes.
 
@@ -76,7 +84,7 @@ def place(
     demand: Demand,
     accelerators: Sequence[Accelerator],
     layers: int,
-    ram: int | None,
+    host: Host,
     experts_in_ram: int = 0,
 ) -> Placement | None:
     """The last `layers` layers spread over `accelerators` as evenly as their memory allows; None if they do not fit."""
@@ -87,7 +95,7 @@ def place(
     for fill in _FILL_STEPS if len(accelerators) > 1 else (1.0,):
         split = _fill(costs, [int(capacity * fill) for capacity in capacities])
         if sum(split) == layers:
-            return placement(model, demand, accelerators, split, ram, experts_in_ram)
+            return placement(model, demand, accelerators, split, host, experts_in_ram)
     return None
 
 
@@ -95,24 +103,24 @@ def place_most(
     model: ModelInfo,
     demand: Demand,
     accelerators: Sequence[Accelerator],
-    ram: int | None,
+    host: Host,
     experts_in_ram: int = 0,
 ) -> Placement:
     """As many layers on `accelerators` as fit, which may be none."""
     copied = _copied_bytes(model, total_layers(model), experts_in_ram)
     capacities = [_capacity(model, demand, accelerator, copied) for accelerator in accelerators]
     split = _fill(_costs(model, demand, experts_in_ram), capacities)
-    return placement(model, demand, accelerators, split, ram, experts_in_ram)
+    return placement(model, demand, accelerators, split, host, experts_in_ram)
 
 
 def place_regardless(
-    model: ModelInfo, demand: Demand, accelerators: Sequence[Accelerator], layers: int, ram: int | None
+    model: ModelInfo, demand: Demand, accelerators: Sequence[Accelerator], layers: int, host: Host
 ) -> Placement:
     """Exactly `layers` layers on `accelerators`, in proportion to their memory, whether they fit or not."""
     weights = [max(accelerator.budget, MIB) for accelerator in accelerators]
     bounds = [layers * sum(weights[: end + 1]) // sum(weights) for end in range(len(weights))]
     split = [bound - start for start, bound in zip([0, *bounds], bounds, strict=False)]
-    return placement(model, demand, accelerators, split, ram)
+    return placement(model, demand, accelerators, split, host)
 
 
 def placement(
@@ -120,10 +128,10 @@ def placement(
     demand: Demand,
     accelerators: Sequence[Accelerator],
     split: Sequence[int],
-    ram: int | None,
+    host: Host,
     experts_in_ram: int = 0,
 ) -> Placement:
-    """The bytes on each device for a given split; GPUs that get no layer are left out. `ram` is what is free of it."""
+    """The bytes on each device for a given split; GPUs that get no layer are left out."""
     used = [(accelerator, count) for accelerator, count in zip(accelerators, split, strict=True) if count]
     start = on_host = total_layers(model) - sum(count for _, count in used)
     # Experts of layers that are on the CPU anyway are nothing to be told apart.
@@ -142,24 +150,26 @@ def placement(
                 compute=_gpu_compute(model, demand, accelerator, copied),
                 overhead=accelerator.overhead,
                 available=accelerator.free,
+                correction=accelerator.correction,
             )
         )
         start = end
     experts = sum(layer.expert_bytes for layer in model.layers[:experts_in_ram])
-    host = DeviceMemory(
+    in_ram = DeviceMemory(
         device="ram",
         weights=weight_bytes(model) if not used else model.input_bytes + sum(weights[:on_host]) + experts,
         kv_cache=sum(kv[:on_host]),
         compute=_host_compute(model, demand) if on_host or experts_in_ram else host_compute_bytes(model, demand),
         overhead=PROCESS_BYTES + (GPU_RUNTIME_BYTES if used else 0),
-        available=ram,
+        available=host.free,
+        correction=host.correction,
     )
     return Placement(
         accelerators=tuple(accelerator for accelerator, _ in used),
         split=tuple(count for _, count in used),
         total_layers=total_layers(model),
         demand=demand,
-        memory=(host, *memory),
+        memory=(in_ram, *memory),
         experts_in_ram=experts_in_ram,
     )
 
@@ -211,7 +221,8 @@ def _copied_bytes(model: ModelInfo, on_host: int, experts_in_ram: int) -> int:
 
 def _capacity(model: ModelInfo, demand: Demand, accelerator: Accelerator, copied: int) -> int:
     """Bytes for layers and their cache."""
-    return accelerator.budget - accelerator.overhead - _gpu_compute(model, demand, accelerator, copied)
+    own = accelerator.overhead + accelerator.correction
+    return accelerator.budget - own - _gpu_compute(model, demand, accelerator, copied)
 
 
 def _fill(costs: Sequence[int], capacities: Sequence[int]) -> list[int]:

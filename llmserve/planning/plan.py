@@ -8,6 +8,7 @@ from llmserve.errors import LlmserveError, SettingsError, Unavailable
 from llmserve.planning import vllm
 from llmserve.planning.formatting import listed
 from llmserve.planning.llamacpp import plan_llama_cpp
+from llmserve.planning.measurements import NOTHING_KNOWN, Knowledge
 from llmserve.planning.vllm import plan_vllm
 from llmserve.settings import Settings
 from llmserve.types import Device, Engine, EnginePlan, HardwareInfo, ModelInfo, Refusal
@@ -16,8 +17,12 @@ _ENGINES: tuple[Engine, ...] = ("llama.cpp", "vllm")
 _TITLES: dict[Engine, str] = {"llama.cpp": "llama.cpp", "vllm": "vLLM"}
 
 
-def plan(hardware: HardwareInfo, model: ModelInfo, settings: Settings) -> EnginePlan:
+def plan(
+    hardware: HardwareInfo, model: ModelInfo, settings: Settings, knowledge: Knowledge = NOTHING_KNOWN
+) -> EnginePlan:
     """How to run `model` on `hardware`, with every number decided and the reason in words. Pure: no I/O, no clock.
+
+    `knowledge` is what was measured here of this model and engine: it corrects estimates, and goes before rules.
 
     GGUF files are llama.cpp's, safetensors vLLM's. A plan is made even where the memory does not suffice (`fits` is
     False then and `reason` says what is missing). Raises `SettingsError` when `settings.engine` cannot run the model
@@ -39,7 +44,7 @@ def plan(hardware: HardwareInfo, model: ModelInfo, settings: Settings) -> Engine
     )
     if chosen == "vllm":
         return plan_vllm(hardware, model, settings, refused)
-    return plan_llama_cpp(hardware, model, settings, _devices(hardware, chosen), refused)
+    return plan_llama_cpp(hardware, model, settings, _devices(hardware, chosen), refused, knowledge)
 
 
 def _why_not(engine: Engine, hardware: HardwareInfo, model: ModelInfo) -> str | None:

