@@ -22,6 +22,28 @@ DEFAULT_PORT = 11435
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What is special about one model: the table `[models."NAME"]` of `settings.toml`, by its name or an alias.
+
+    keep_alive: as in `Settings`, for this model. pin: it is not unloaded to make room for another. preload: it is
+    loaded when the server starts.
+    """
+
+    name: str
+    keep_alive: float | None = None
+    pin: bool | None = None
+    preload: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGroup:
+    """Models that may not be loaded at the same time or, if `together`, are loaded with each other: `[[groups]]`."""
+
+    models: tuple[str, ...]
+    together: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings; every field is also a key of `settings.toml` and an environment variable `LLMSERVE_<FIELD>`.
 
@@ -38,7 +60,9 @@ class Settings:
     and tool calls, where their chat templates do not show it. speculation: answers may be drafted ahead from their own
     text (yes, unless this says no). max_output_tokens: the cap of a
     request that states none. keep_alive: seconds an idle model stays loaded (-1: for ever). max_queue: requests
-    that may wait per model. load_timeout: seconds a worker may take to become ready.
+    that may wait per model. max_queue_seconds: how long a request may wait for a place, loading included, before it is
+    told to come again. load_timeout: seconds a worker may take to become ready. memory_reserve: bytes of RAM to keep
+    free: idle models are unloaded when less is. models, groups: see `ModelSettings`, `ModelGroup`; only in the file.
     locked: serve only what this lock file names. disk_budget: the most bytes that the models of the store may take
     (as a number or like "20GB"). make_room: remove the models used longest ago without asking, where the disk budget
     needs it. prefix_disk: the most bytes of the disk for prefixes that outlive a model's worker (0: none do).
@@ -67,17 +91,23 @@ class Settings:
     max_output_tokens: int | None = None
     keep_alive: float | None = None
     max_queue: int | None = None
+    max_queue_seconds: float | None = None
     load_timeout: float | None = None
+    memory_reserve: int | None = None
     locked: Path | None = None
     disk_budget: int | None = None
     prefix_disk: int | None = None
     make_room: bool | None = None
+    models: tuple[ModelSettings, ...] | None = None
+    groups: tuple[ModelGroup, ...] | None = None
 
 
 # A number of bytes, decimal unless the unit says `i`: `500k`, `5MB`, `2 GiB`.
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
 # The settings that are numbers of bytes.
-_SIZES = frozenset({"disk_budget", "prefix_disk"})
+_SIZES = frozenset({"disk_budget", "prefix_disk", "memory_reserve"})
+# The settings that are tables of the file.
+_TABLES: dict[str, type[Any]] = {"models": ModelSettings, "groups": ModelGroup}
 
 # Inclusive bounds of the numbers; a value outside is refused by name rather than clamped.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -90,7 +120,9 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "max_output_tokens": (1, 16_777_216),
     "keep_alive": (-1, 31_536_000),
     "max_queue": (0, 100_000),
+    "max_queue_seconds": (0, 86_400),
     "load_timeout": (1, 86_400),
+    "memory_reserve": (0, 2**60),
     "disk_budget": (1, 2**60),
     "prefix_disk": (0, 2**60),
 }
@@ -178,10 +210,29 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _field_type(key: str) -> type[Any]:
+def _field_type(key: str, owner: type[Any] = Settings) -> type[Any]:
     """The one type of a field besides None."""
-    kinds = [kind for kind in get_args(get_type_hints(Settings)[key]) if kind is not type(None)]
+    hint = get_type_hints(owner)[key]
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] if type(None) in get_args(hint) else [hint]
     return kinds[0]  # type: ignore[no-any-return]
+
+
+def _tables(key: str, value: object, source: str) -> object:
+    """The entries of `[models."NAME"]` tables, or of `[[groups]]`."""
+    named = key == "models" and isinstance(value, dict)
+    entries = [{"name": name, **table} for name, table in value.items()] if named else value  # type: ignore[attr-defined]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise SettingsError(f"{source}: `{key}` must be written as tables in the settings file", param=key)
+    kind = _TABLES[key]
+    known = {field.name for field in fields(kind)}
+    checked = []
+    for entry in entries:
+        if unknown := sorted(entry.keys() - known):
+            raise SettingsError(f"{source}: unknown setting `{unknown[0]}` in `{key}`", param=key)
+        if key == "groups" and len(entry.get("models", ())) < 2:
+            raise SettingsError(f"{source}: a group needs at least two `models`", param=key)
+        checked.append(kind(**{name: _checked(name, part, source, kind) for name, part in entry.items()}))
+    return tuple(checked)
 
 
 def _parse(key: str, text: str, source: str) -> object:
@@ -204,8 +255,10 @@ def _parse(key: str, text: str, source: str) -> object:
     return text
 
 
-def _checked(key: str, value: object, source: str) -> object:
-    kind = _field_type(key)
+def _checked(key: str, value: object, source: str, owner: type[Any] = Settings) -> object:
+    if owner is Settings and key in _TABLES:
+        return _tables(key, value, source)
+    kind = _field_type(key, owner)
     if key in _SIZES and isinstance(value, str):
         if (size := parse_size(value)) is None:
             raise SettingsError(f"{source}: `{value}` is no size, as in 20GB", param=key)

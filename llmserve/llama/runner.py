@@ -330,6 +330,8 @@ def load_model(path: Path, plan: EnginePlan, progress: Callable[[float], None]) 
     parameters.n_gpu_layers = plan.gpu_layers
     split = _tensor_split(plan)
     parameters.tensor_split = split
+    overrides = _experts_in_ram(plan)
+    parameters.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p) if overrides is not None else None
 
     @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator]
     def report(done: float, _: Any) -> bool:
@@ -350,6 +352,24 @@ def _tensor_split(plan: EnginePlan) -> Any:
         _, _, index = device.partition(":")
         split[int(index)] = layers
     return split if plan.gpu_split else None
+
+
+class _BufferOverride(ctypes.Structure):
+    """llama.cpp's `llama_model_tensor_buft_override`: the buffer for the tensors whose names match a pattern."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+def _experts_in_ram(plan: EnginePlan) -> Any:
+    """What keeps the experts of the plan's first layers in RAM: an array that ends with an empty entry, or None."""
+    if not plan.experts_in_ram:
+        return None
+    # A function of ggml, which libllama depends on.
+    cpu_buffer_type = llama_cpp.llama_cpp._lib.ggml_backend_cpu_buffer_type
+    cpu_buffer_type.restype, cpu_buffer_type.argtypes = ctypes.c_void_p, ()
+    layers = "|".join(map(str, range(plan.experts_in_ram)))
+    pattern = rf"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch)?exps"
+    return (_BufferOverride * 2)(_BufferOverride(pattern.encode(), cpu_buffer_type()), _BufferOverride())
 
 
 def context_parameters(plan: EnginePlan) -> Any:
