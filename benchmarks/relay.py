@@ -31,6 +31,7 @@ from llmserve.api.limits import Limits
 from llmserve.api.server import make_server
 from llmserve.engines.command import Command
 from llmserve.fleet.fleet import Fleet
+from llmserve.fleet.launcher import Launcher
 from llmserve.settings import Settings
 from llmserve.types import EnginePlan, InstalledModel
 
@@ -135,7 +136,7 @@ async def child(*argv: str) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.wait()
 
 
-async def serve_gateway(folder: Path, streams: int) -> None:
+async def serve_gateway(folder: Path, streams: int, max_queue: int) -> None:
     """The gateway process: a real fleet whose one model is served by the stream worker. Prints its port."""
     from tests.fleet.fakes import GIB, FakeMachine, FakeStore
 
@@ -144,9 +145,9 @@ async def serve_gateway(folder: Path, streams: int) -> None:
 
     store = FakeStore(folder)
     store.add("bench")
-    settings = Settings(home=folder, port=0, max_queue=streams, parallel=min(256, streams))
+    settings = Settings(home=folder, port=0, max_queue=max_queue, parallel=streams)
     machine = FakeMachine(64 * GIB)
-    fleet = Fleet(store, settings, launch=launch, machine=machine)  # type: ignore[arg-type]
+    fleet = Fleet(store, settings, launcher=Launcher(settings, launch), machine=machine)  # type: ignore[arg-type]
     machine.fleet = fleet
     gateway = Gateway(fleet, store, settings, Limits(connections=4096))  # type: ignore[arg-type]
     with listener.bound(settings) as sock:
@@ -156,9 +157,12 @@ async def serve_gateway(folder: Path, streams: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def gateway_process(streams: int) -> AsyncIterator[tuple[int, psutil.Process]]:
+async def gateway_process(streams: int, max_queue: int | None = None) -> AsyncIterator[tuple[int, psutil.Process]]:
+    """A gateway's port and process. `max_queue` is 512 where nothing else is said, so that nobody is refused."""
+    queue = str(512 if max_queue is None else max_queue)
     with tempfile.TemporaryDirectory() as folder:
-        async with child("-m", "benchmarks.relay", "gateway", "--folder", folder, "--streams", str(streams)) as process:
+        arguments = ("--folder", folder, "--streams", str(streams), "--max-queue", queue)
+        async with child("-m", "benchmarks.relay", "gateway", *arguments) as process:
             assert process.stdout is not None  # noqa: S101 - tells the type
             yield int(await process.stdout.readline()), psutil.Process(process.pid)
 
@@ -246,6 +250,7 @@ def main() -> None:
     gateway = actions.add_parser("gateway")
     gateway.add_argument("--folder", type=Path, required=True)
     gateway.add_argument("--streams", type=int, required=True)
+    gateway.add_argument("--max-queue", type=int, required=True)
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
@@ -255,7 +260,7 @@ def main() -> None:
         script = Script(arguments.streams, int(arguments.seconds / arguments.interval), arguments.interval)
         uvloop.run(measure_latency(script))
     else:
-        uvloop.run(serve_gateway(arguments.folder, arguments.streams))
+        uvloop.run(serve_gateway(arguments.folder, arguments.streams, arguments.max_queue))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ _HEADERS: HeaderList = [(b"content-type", b"text/event-stream; charset=utf-8"), 
 class EventStream:
     """Write whole events only: a comment may be sent between any two writes.
 
-    Nothing is sent before `start`. As a context manager it ends its own timer, not the stream.
+    Nothing is sent before `start`, and until then `headers` may change. As a context manager it ends its own timer, not
+    the stream.
     """
 
     def __init__(self, scope: Scope, send: Send, headers: HeaderList, keep_alive_seconds: float) -> None:
         self.writer = writer_for(scope, send)
-        self.headers = [*_HEADERS, *headers]
+        self._headers = headers
         self._send = send
         self._keep_alive_seconds = keep_alive_seconds
         self._silent = True
@@ -45,7 +46,7 @@ class EventStream:
         """Send status 200 and the headers; nothing if that was done."""
         if self._timer is None:
             self._keep_alive_later()
-            await self._send({"type": "http.response.start", "status": 200, "headers": self.headers})
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *self._headers]})
 
     def write(self, whole_events: bytes) -> None:
         """Raises what `BodyWriter.write` does."""

@@ -135,7 +135,7 @@ class OriginPolicy:
     def _cors(origin: bytes, method: str, headers: RawHeaders) -> HeaderList:
         cors = [(b"access-control-allow-origin", origin)]
         if method != "OPTIONS":
-            exposed = b"X-Request-Id, X-LLMServe-Ignored-Fields, Retry-After"
+            exposed = b"X-Request-Id, X-LLMServe-Ignored-Fields, X-LLMServe-Fallback, Retry-After"
             return [*cors, (b"access-control-expose-headers", exposed)]
         asked = b", ".join(headers.get(b"access-control-request-headers", []))
         allowed = asked if _HEADER_NAMES.fullmatch(asked) else b"authorization, content-type"

@@ -56,6 +56,13 @@ class Metrics:
             "llmserve_tokens", "Tokens that workers reported", ("model", "kind"), registry=self._registry
         )
 
+        self._waits = Histogram(
+            "llmserve_queue_wait_seconds",
+            "From the request for a place on a model to the place, loading included",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
         self._retries = Counter(
             "llmserve_retries",
             "Requests given to another worker, because theirs was lost before it had said anything",
@@ -78,6 +85,10 @@ class Metrics:
         self._tokens.labels(model, "prompt").inc(prompt)
         self._tokens.labels(model, "completion").inc(completion)
 
+    def waited(self, model: str, seconds: float) -> None:
+        """A request has got its place, `seconds` after it had asked for one."""
+        self._waits.labels(model).observe(seconds)
+
     def retried(self, model: str) -> None:
         self._retries.labels(model).inc()
 
@@ -95,6 +106,7 @@ class _FleetCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         statuses = self._statuses()
         yield from self._family("llmserve_queue_depth", "Requests waiting for a model", statuses, "waiting")
+        yield from self._family("llmserve_leases", "Requests on a model's worker", statuses, "leases")
         yield from self._family("llmserve_worker_restarts", "Workers replaced after a crash", statuses, "restarts")
 
     @staticmethod

@@ -25,8 +25,9 @@ from llmserve.api.envelope import as_answer
 from llmserve.api.event_stream import EventStream
 from llmserve.api.gateway import Gateway
 from llmserve.api.pump import Pump
-from llmserve.api.replies import HeaderList, json_headers
+from llmserve.api.replies import HeaderList, header_value, json_headers
 from llmserve.api.tasks import cancel, until_hang_up
+from llmserve.api.terms import read_demand
 from llmserve.api.upstream import (
     Call,
     Nonsense,
@@ -40,6 +41,7 @@ from llmserve.api.upstream import (
     translated,
 )
 from llmserve.errors import WorkerDied
+from llmserve.fleet.demand import Demand
 from llmserve.openai import sse
 
 if TYPE_CHECKING:
@@ -67,12 +69,14 @@ class Relay:
         self._limits = gateway.limits
         self._metrics = gateway.metrics
         self._call = call
-        self._headers = headers
+        self._headers = [*headers]
+        self._demand = Demand(call.kind)
         self._started_at = time.perf_counter()
         self._content_seen = False
         self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._demand = read_demand(scope, self._call.kind, self._call.keep_alive_seconds)
         with self._metrics.in_flight.track_inprogress():
             await until_hang_up(receive, self._stream(scope, send) if self._call.stream else self._answer(send))
 
@@ -167,9 +171,17 @@ class Relay:
             raise lost.reason from None
 
     async def _lease(self, owned: ExitStack) -> Lease:
-        lease = await self._fleet.lease(self._call.model, self._call.kind)
+        asked_at = time.perf_counter()
+        lease = await self._fleet.lease(self._call.model, self._demand)
         owned.callback(lease.release)
+        self._metrics.waited(lease.model.name, time.perf_counter() - asked_at)
+        if lease.fallback is not None:
+            self._announce((b"x-llmserve-fallback", header_value(lease.fallback)))
         return lease
+
+    def _announce(self, header: tuple[bytes, bytes]) -> None:
+        """Add a header of the answer, in place of an earlier one of the name; a stream that has begun is past it."""
+        self._headers[:] = [*(other for other in self._headers if other[0] != header[0]), header]
 
     async def _ask(self, lease: Lease, owned: ExitStack, read: Read[T]) -> tuple[Lease, WorkerConnection, T]:
         """As `_open`, of one worker. Raises `_Lost` where another may do better."""

@@ -37,5 +37,10 @@ def error_headers(error: LlmserveError) -> HeaderList:
     return headers
 
 
+def header_value(text: str) -> bytes:
+    """`text` as the value of a header: one line of printable ASCII, at most 512 bytes; the rest becomes `?`."""
+    return "".join(character if " " <= character <= "~" else "?" for character in text[:512]).encode("ascii")
+
+
 def json_headers(body: bytes) -> HeaderList:
     return [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -35,7 +35,8 @@ _COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?([0-9]{1,12})\b')
 class Call:
     """One request as the worker will get it. `body` is the canonical request; `model` the name the client used.
 
-    `kind` is the kind of model that can answer it, None where any can.
+    `kind` is the kind of model that can answer it, None where any can. `keep_alive_seconds` is how long the model stays
+    loaded afterwards, where the request says so.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Call:
     stream: bool
     body: bytes
     request_id: str
+    keep_alive_seconds: float | None = None
 
 
 class Nonsense(WorkerDied):
@@ -129,7 +131,7 @@ async def first_events(connection: WorkerConnection, lease: Lease, limits: Limit
     async for piece in _pieces(connection, lease, limits.first_byte_seconds):
         if whole := events.feed(piece):
             return whole, events
-    raise ended_early()
+    raise Nonsense() if events.in_event else ended_early()
 
 
 async def read_answer(connection: WorkerConnection, lease: Lease, limits: Limits) -> bytes:

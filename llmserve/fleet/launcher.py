@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from llmserve.engines import llama_cpp, vllm, vllm_launch
 from llmserve.engines.command import Command
@@ -21,10 +21,19 @@ from llmserve.types import EnginePlan, InstalledModel
 Launch: TypeAlias = Callable[[EnginePlan, InstalledModel, Path], Command]
 
 
+class WorkerSource(Protocol):
+    """What a fleet needs of a launcher."""
+
+    async def worker(self, plan: EnginePlan, model: InstalledModel) -> Worker: ...
+
+    async def close(self) -> None: ...
+
+
 class Launcher:
     """Makes workers; `close()` when none is left."""
 
-    def __init__(self, settings: Settings, launch: Launch | None) -> None:
+    def __init__(self, settings: Settings, launch: Launch | None = None) -> None:
+        """`launch` says how a worker is started: as its engine needs it, unless another way is given."""
         self._launch = partial(_command, settings) if launch is None else launch
         self._logs = home_directory(settings) / "logs"
         self._sockets = SocketDirectory(runtime_directory() / "workers")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import httpx2
 
-from llmserve.errors import WorkerDied
+from llmserve.errors import DeadlineExceeded, WorkerDied
 from llmserve.fleet.connection import WorkerConnection
 from llmserve.fleet.worker import Worker
 from llmserve.types import EnginePlan, InstalledModel
@@ -18,13 +18,21 @@ class Lease:
 
     A worker may still die, or be stopped at the end of the gateway's drain: `died` is set then, `reason()` says why,
     and requests through `client` fail. A dead worker's connections may break some milliseconds before `died` is set.
+    `fallback` says why the model runs otherwise than was planned first, None if it does not.
     """
 
     def __init__(
-        self, model: InstalledModel, plan: EnginePlan, worker: Worker, release: Callable[[Lease], None]
+        self,
+        model: InstalledModel,
+        plan: EnginePlan,
+        worker: Worker,
+        release: Callable[[Lease], None],
+        *,
+        fallback: str | None = None,
     ) -> None:
         self.model = model
         self.plan = plan
+        self.fallback = fallback
         self._worker = worker
         self._give_back: Callable[[Lease], None] | None = release
 
@@ -41,7 +49,7 @@ class Lease:
     def died(self) -> asyncio.Event:
         return self._worker.died
 
-    def reason(self) -> WorkerDied:
+    def reason(self) -> WorkerDied | DeadlineExceeded:
         """Why the worker is gone, in a sentence fit for the client."""
         return self._worker.reason()
 

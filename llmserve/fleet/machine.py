@@ -15,16 +15,20 @@ class Machine:
     One thread at a time.
     """
 
-    def __init__(self, home: Path) -> None:
-        """`home` is the data directory, where engines with an environment of their own are looked for."""
+    def __init__(self, home: Path, vllm_python: Path | None = None) -> None:
+        """`home` is the data directory, where engines with an environment of their own are looked for.
+
+        `vllm_python` is the interpreter of the user's own vLLM.
+        """
         self._home = home
+        self._vllm_python = vllm_python
         self._hardware: HardwareInfo | None = None
 
     def __call__(self) -> HardwareInfo:
         if self._hardware is None:
             from llmserve.engines.machine import probe
 
-            self._hardware = probe(home=self._home)
+            self._hardware = probe(home=self._home, vllm_python=self._vllm_python)
             return self._hardware
         return _measured_again(self._hardware)
 

@@ -1,34 +1,49 @@
-"""What the fleet remembers of one model, loaded or not. Only `Fleet` changes a record."""
+"""What the fleet remembers of one model, loaded or not. Only the fleet's own classes change a record."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmserve.fleet.breaker import Breaker
+from llmserve.fleet.demand import Demand
+from llmserve.fleet.fair_queue import FairQueue
+from llmserve.fleet.fallback import option
 from llmserve.fleet.lease import Lease
+from llmserve.fleet.service_times import ServiceTimes
 from llmserve.fleet.status import ModelStatus, State
 from llmserve.fleet.worker import Worker
 from llmserve.planning.eviction import LoadedModel
-from llmserve.types import EnginePlan, InstalledModel, ModelKind
+from llmserve.types import EnginePlan, InstalledModel
 
-FIRST_BACKOFF_SECONDS = 5.0
-LONGEST_BACKOFF_SECONDS = 300.0
-FAILURES_BEFORE_BACKOFF = 2
+logger = logging.getLogger(__name__)
 
 
 class Waiter(asyncio.Future[Lease]):
-    """The promise of a lease to one request, which can use a model of `kind` only (None: any)."""
+    """The promise of a lease to one request."""
 
-    def __init__(self, kind: ModelKind | None) -> None:
+    def __init__(self, demand: Demand) -> None:
         super().__init__(loop=asyncio.get_running_loop())
-        self.kind = kind
+        self.demand = demand
+
+    @property
+    def client(self) -> str:
+        return self.demand.client
+
+    @property
+    def background(self) -> bool:
+        return self.demand.background
 
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """One worker from its start to its end, and the leases on it. Times are the fleet's clock."""
+    """One worker from its start to its end, and the leases on it. Times are the fleet's clock.
+
+    fallback: why it runs otherwise than the first plan said, None if it does not. load_seconds: what it took to be
+    ready. pinned: it is not unloaded to make room.
+    """
 
     model: InstalledModel
     plan: EnginePlan
@@ -36,13 +51,37 @@ class Instance:
     loaded_at: float | None = None
     last_used: float = 0.0
     leases: set[Lease] = field(default_factory=set)
+    fallback: str | None = None
+    load_seconds: float = 0.0
+    pinned: bool = False
+
+    @property
+    def usable(self) -> bool:
+        return not self.worker.died.is_set() and not self.worker.condemned
+
+    @property
+    def places(self) -> int | None:
+        """How many requests the worker is given at once; None for as many as there are.
+
+        What runs, and a few that wait in the worker, so that no place in it is empty while the next one comes. The rest
+        waits here, where turns are fair. Embedding requests are short and computed together, as many as there are.
+        """
+        if self.plan.kind == "embed":
+            return None
+        return self.plan.parallel + max(1, self.plan.parallel // 4)
+
+    @property
+    def has_place(self) -> bool:
+        return self.places is None or len(self.leases) < self.places
 
     def bytes_on(self, device: str) -> int:
         return sum(memory.total for memory in self.plan.memory if memory.device == device)
 
     def on_device(self, device: str) -> LoadedModel:
         """This instance as the eviction decision sees it."""
-        return LoadedModel(self.model.name, self.bytes_on(device), len(self.leases), self.last_used)
+        return LoadedModel(
+            self.model.name, self.bytes_on(device), len(self.leases), self.last_used, self.load_seconds, self.pinned
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -52,19 +91,21 @@ class ModelRecord:
         state      instance            life (task)   waiters
         unloaded   None                None          none
         loading    None, then unready  runs          whoever asks
-        ready      ready               runs          none: they get leases at once
+        ready      ready               runs          whoever finds no place
         stopping   ready or None       runs          whoever asks; they get the next load
-        failed     None                None          none: refused until `retry_at`
+        failed     None                None          none: refused until no breaker is open
 
-    `failures` counts loads that failed in a row.
+    keep_alive_seconds: how long it stays when idle, negative for ever.
     """
 
     name: str
+    keep_alive_seconds: float = 0.0
     state: Literal["unloaded"] | State = "unloaded"
     instance: Instance | None = None
     life: asyncio.Task[None] | None = None
-    waiters: deque[Waiter] = field(default_factory=deque)
-    failures: int = 0
+    waiters: FairQueue[Waiter] = field(default_factory=FairQueue)
+    times: ServiceTimes = field(default_factory=ServiceTimes)
+    breakers: dict[str, Breaker] = field(default_factory=dict)
     retry_at: float = 0.0
     restarts: int = 0
     crashed: bool = False
@@ -73,37 +114,56 @@ class ModelRecord:
 
     @property
     def in_use(self) -> bool:
-        return bool(self.waiters) or (self.instance is not None and bool(self.instance.leases))
+        return bool(len(self.waiters)) or (self.instance is not None and bool(self.instance.leases))
 
     @property
     def outstanding(self) -> int:
         """Requests that hold a lease on the current instance or wait for one."""
         return len(self.waiters) + (len(self.instance.leases) if self.instance is not None else 0)
 
+    def breaker(self, plan: EnginePlan) -> Breaker:
+        """The breaker of the way of running it that `plan` takes."""
+        return self.breakers.setdefault(option(plan), Breaker())
+
+    def note_failure(self, error: str, log_tail: str) -> None:
+        """A worker was lost, for a reason of its own."""
+        self.crashed = True
+        self.last_error = error
+        self.log_tail = log_tail or None
+        logger.error("%s; its last lines: %r", error, log_tail)
+
+    def close_until(self, now: float) -> bool:
+        """Fail the model while every way of running it that was tried is in its back-off; whether that is so."""
+        opens_at = min((breaker.open_until for breaker in self.breakers.values()), default=0.0)
+        if opens_at <= now:
+            return False
+        self.state, self.retry_at = "failed", opens_at
+        return True
+
     def count_restart(self) -> None:
         """A worker is being started: it counts if it replaces one that failed."""
         self.restarts += self.crashed
         self.crashed = False
 
-    def backoff_seconds(self) -> float | None:
-        """How long to refuse the model after the latest failure; None while it may be tried again at once."""
-        doublings = self.failures - FAILURES_BEFORE_BACKOFF
-        if doublings < 0:
+    def wait_seconds(self) -> float | None:
+        """How long the next request would wait, by what the latest ones took; None if that is not known."""
+        instance = self.instance
+        if instance is None or instance.has_place or instance.places is None:
             return None
-        return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(doublings, 16), LONGEST_BACKOFF_SECONDS)
+        return self.times.wait_seconds(len(self.waiters), instance.places)
 
-    def expires_at(self, keep_alive_seconds: float) -> float | None:
-        """When an idle model is due to be unloaded; None if it is not idle or stays for ever (negative)."""
-        if self.state != "ready" or self.instance is None or self.in_use or keep_alive_seconds < 0:
+    def expires_at(self) -> float | None:
+        """When an idle model is due to be unloaded; None if it is not idle or stays for ever."""
+        if self.state != "ready" or self.instance is None or self.in_use or self.keep_alive_seconds < 0:
             return None
-        return self.instance.last_used + keep_alive_seconds
+        return self.instance.last_used + self.keep_alive_seconds
 
-    def status(self, now: float, keep_alive_seconds: float) -> ModelStatus | None:
+    def status(self, now: float) -> ModelStatus | None:
         """What to show of it at the time `now`; None for a model that is not there."""
         if self.state == "unloaded":
             return None
         instance = self.instance
-        expires_at = self.expires_at(keep_alive_seconds)
+        expires_at = self.expires_at()
         ready = instance if self.state == "ready" else None
         return ModelStatus(
             name=self.name,
@@ -120,4 +180,8 @@ class ModelRecord:
             restarts=self.restarts,
             last_error=self.last_error,
             log_tail=self.log_tail,
+            wait_seconds=self.wait_seconds(),
+            fallback=instance.fallback if instance is not None else None,
+            pinned=instance is not None and instance.pinned,
+            phase=instance.worker.phase if instance is not None else None,
         )

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmserve.errors import StartupFailed
+from llmserve.fleet.orphans import end_orphans
 
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero included.
 _MAX_PATH_BYTES = 103
@@ -83,7 +84,7 @@ def _make(base: Path) -> tuple[Path, int]:
 
 
 def _sweep(base: Path) -> None:
-    """Remove the directories of gateways that are gone: those whose lock is free."""
+    """Remove the directories of gateways that are gone, those whose lock is free, and end what still serves there."""
     for entry in os.scandir(base):
         if not entry.is_dir(follow_symlinks=False):
             continue
@@ -93,6 +94,7 @@ def _sweep(base: Path) -> None:
         except BlockingIOError:
             continue
         else:
+            end_orphans(Path(entry.path))
             shutil.rmtree(entry.path, ignore_errors=True)
         finally:
             os.close(descriptor)

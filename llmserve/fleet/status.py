@@ -19,6 +19,9 @@ class ModelStatus:
     with one open. unload_in_seconds: when it goes if nobody asks; None for never or not now. retry_in_seconds: until a
     failed model may be asked for again. restarts: how often a worker had to be replaced. last_error: the latest
     failure in a sentence, and log_tail the last lines the worker wrote then; both stay when the model has recovered.
+    wait_seconds: how long the next request would wait for a place, by the measured ones; None where one is free or not
+    known. fallback: why the model runs otherwise than was planned first. pinned: not unloaded to make room. phase: what
+    a loading worker is doing, in words.
     """
 
     name: str
@@ -35,3 +38,7 @@ class ModelStatus:
     restarts: int
     last_error: str | None
     log_tail: str | None
+    wait_seconds: float | None = None
+    fallback: str | None = None
+    pinned: bool = False
+    phase: str | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from llmserve.errors import WorkerDied
+from llmserve.errors import DeadlineExceeded, WorkerDied
 from llmserve.fleet.vllm_connection import Traffic, VllmConnection, connect
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.worker import HEALTH_POLL_SECONDS, HEALTH_TIMEOUT_SECONDS, Worker
@@ -88,7 +88,7 @@ class VllmWorker(Worker):
         self._tasks.append(asyncio.create_task(self._watch_parts(), name=f"parts of {self.model}"))
         self._tasks.append(asyncio.create_task(self._watch_progress(), name=f"progress of {self.model}"))
 
-    def reason(self) -> WorkerDied:
+    def reason(self) -> WorkerDied | DeadlineExceeded:
         """With the cause, where the log told one and nobody stopped it."""
         diagnosis = self._diagnosis
         if diagnosis is None or self._end is not None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from llmserve.errors import WorkerDied
+from llmserve.errors import DeadlineExceeded, WorkerDied
 from llmserve.fleet.connection import WorkerConnection, connect
+from llmserve.fleet.orphans import note, note_beside
 from llmserve.fleet.transport import WorkerTransport
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.worker_log import WorkerLog
@@ -57,6 +58,7 @@ class Worker:
         self._watcher: asyncio.Task[None] | None = None
         self._loaded = False
         self._end: str | None = None
+        self._hung = False
 
     @property
     def pid(self) -> int | None:
@@ -80,6 +82,7 @@ class Worker:
             raise WorkerDied(f"the worker of `{self.model}` could not be started: {error.strerror}") from error
         self._watcher = asyncio.create_task(self._watch(self._process), name=f"watch {self.model}")
         _offer_to_oom_killer(self._process.pid)
+        note(self._socket, self._process.pid)
 
     async def ready(self, timeout_seconds: float) -> None:
         """Wait until `/health` says 200.
@@ -112,18 +115,33 @@ class Worker:
             self._signal_group(signal.SIGKILL)
             await self.died.wait()
 
+    @property
+    def condemned(self) -> bool:
+        """Whether it is about to end, whatever it answers."""
+        return self._end is not None
+
     def condemn(self, because: str) -> None:
-        """Kill it now, because it cannot be used any more; `because` is logged. Its end counts as a failure."""
-        if not self.died.is_set() and self._end is None:
-            logger.error("the worker of %s (pid %s) is killed: %s", self.model, self.pid, because)
-            self._end = "did not keep to the protocol"
-            self._signal_group(signal.SIGKILL)
+        """Kill it now, because it does what it must not; `because` is logged. Its end counts as a failure."""
+        self._kill("did not keep to the protocol", because)
+
+    def hangs(self, how: str) -> None:
+        """Kill it now, because it does nothing; `how` completes the sentence "the worker of `x` ..."."""
+        if self._kill(how, how):
+            self._hung = True
+
+    def _kill(self, end: str, because: str) -> bool:
+        if self.died.is_set() or self._end is not None:
+            return False
+        logger.error("the worker of %s (pid %s) is killed: it %s", self.model, self.pid, because)
+        self._end = end
+        self._signal_group(signal.SIGKILL)
+        return True
 
     async def connect(self, timeout_seconds: float | None) -> WorkerConnection:
         """A connection of its own for one request. Raises httpx2's `ConnectError` or `ConnectTimeout`."""
         return await connect(self._socket, timeout_seconds)
 
-    def reason(self) -> WorkerDied:
+    def reason(self) -> WorkerDied | DeadlineExceeded:
         """Why this worker is of no use any more, fit for a client: no path and no text of the engine's own in it."""
         if self._end is not None:
             end = self._end
@@ -131,7 +149,8 @@ class Worker:
             end = "closed the connection"
         else:
             end = _describe_exit(self.exit_code) + ("" if self._loaded else " while loading")
-        return WorkerDied(f"the worker of `{self.model}` {end}", hint="`llmserve ps` shows the last lines of its log")
+        kind = DeadlineExceeded if self._hung else WorkerDied
+        return kind(f"the worker of `{self.model}` {end}", hint="`llmserve ps` shows the last lines of its log")
 
     async def _spawn(self, log: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -164,8 +183,8 @@ class Worker:
         self._signal_group(signal.SIGKILL)  # helpers that the process started and left behind
         if process.stdin is not None:
             process.stdin.close()
-        with suppress(OSError):
-            self._socket.unlink()
+        for path in (self._socket, note_beside(self._socket)):
+            path.unlink(missing_ok=True)
         self.exit_code = code
         await self._ended()
         self.died.set()

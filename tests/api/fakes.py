@@ -26,13 +26,14 @@ from llmserve.api.limits import Limits
 from llmserve.api.server import make_server
 from llmserve.errors import ModelNotFound, WorkerDied
 from llmserve.fleet.connection import WorkerConnection, connect
+from llmserve.fleet.demand import Demand
 from llmserve.fleet.status import ModelStatus
 from llmserve.settings import Settings
 from llmserve.store.names import HubReference, LogicalName
 from llmserve.store.options import PullOptions
 from llmserve.store.origins import Wanted
 from llmserve.store.progress import PullProgress, Report
-from llmserve.types import EnginePlan, InstalledModel, LayerInfo, ModelInfo, ModelKind
+from llmserve.types import EnginePlan, InstalledModel, LayerInfo, ModelInfo
 
 FAKE_WORKER = Path(__file__).parent.parent / "fake_worker.py"
 MODEL = InstalledModel(
@@ -120,6 +121,7 @@ class FakeLease:
     def __init__(self, fleet: FakeFleet, socket: Path) -> None:
         self.model = MODEL
         self.plan = PLAN
+        self.fallback = fleet.fallback
         self.died = asyncio.Event()
         self._fleet = fleet
         self._socket = socket
@@ -143,9 +145,10 @@ class FakeFleet:
     def __init__(self, store: FakeStore, socket: Path) -> None:
         self.leases: set[FakeLease] = set()
         self.asked: list[str] = []
-        self.kinds: list[ModelKind | None] = []
+        self.demands: list[Demand] = []
         self.waiting = 0
         self.stopped: list[str] = []
+        self.fallback: str | None = None
         self.condemned: list[str] = []
         self.closed = False
         self.failure: Exception | None = None
@@ -155,9 +158,9 @@ class FakeFleet:
         self._store = store
         self._socket = socket
 
-    async def lease(self, model: str, kind: ModelKind | None = None) -> FakeLease:
+    async def lease(self, model: str, demand: Demand | None = None) -> FakeLease:
         self.asked.append(model)
-        self.kinds.append(kind)
+        self.demands.append(demand or Demand())
         self._store.find(model)
         self.waiting += 1
         try:

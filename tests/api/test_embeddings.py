@@ -34,7 +34,7 @@ def test_the_known_fields_reach_the_worker_and_its_answer_the_client(
     assert (answer.status_code, answer.json()) == (200, COMPUTED)
     assert answer.headers["x-llmserve-ignored-fields"] == "unheard_of"
     assert worker.seen(answer.headers["x-request-id"]) == [BODIES[path]]
-    assert open_gateway.fleet.kinds[-1] == KINDS[path]
+    assert open_gateway.fleet.demands[-1].kind == KINDS[path]
     assert not open_gateway.fleet.leases
 
 
@@ -48,7 +48,7 @@ def test_rerank_answers_without_the_version_too(client: httpx2.Client, worker: W
 def test_text_is_asked_of_generating_models(client: httpx2.Client, open_gateway: Served, path: str, kind: str) -> None:
     body = {"model": "tiny", "prompt": "x"} if path == "/v1/completions" else {"model": "tiny", "messages": [MESSAGE]}
     assert client.post(path, json=body).status_code == 200
-    assert open_gateway.fleet.kinds[-1] == kind
+    assert open_gateway.fleet.demands[-1].kind == kind
 
 
 MESSAGE = {"role": "user", "content": "x"}

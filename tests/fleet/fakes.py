@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 
 from llmserve.errors import ModelNotFound
+from llmserve.fleet.demand import Demand
 from llmserve.fleet.fleet import Fleet
+from llmserve.fleet.launcher import Launch, Launcher
 from llmserve.fleet.lease import Lease
 from llmserve.fleet.status import ModelStatus
 from llmserve.settings import Settings
@@ -138,6 +140,7 @@ class World:
         self.clock = FakeClock()
         self.machine = FakeMachine(64 * GIB)
         self.settings = Settings(home=folder / "home", load_timeout=20.0)
+        self.launch: Launch = fake_command
         self._fleet: Fleet | None = None
         self._leases: list[Lease] = []
 
@@ -148,7 +151,7 @@ class World:
             self._fleet = Fleet(
                 self.store,  # type: ignore[arg-type]
                 self.settings,
-                launch=fake_command,
+                launcher=Launcher(self.settings, self.launch),
                 machine=self.machine,
                 clock=self.clock,
             )
@@ -180,7 +183,7 @@ class World:
 
     async def lease(self, name: str, kind: ModelKind | None = None) -> Lease:
         """A lease that `close` releases if the test does not."""
-        lease = await self.fleet.lease(name, kind)
+        lease = await self.fleet.lease(name, Demand(kind=kind))
         self._leases.append(lease)
         return lease
 

@@ -107,7 +107,22 @@ async def test_a_full_queue_refuses_while_loading(world: World) -> None:
         await world.lease("alpha")
     assert refused.value.retry_after is not None
     gate.touch()
-    assert len(await asyncio.gather(*requests)) == 5
+    for request in requests:
+        (await request).release()
+
+
+async def test_a_worker_gets_what_it_computes_and_a_little_more(world: World) -> None:
+    world.configure(parallel=4, max_queue=9)
+    leases = [await world.lease("alpha") for _ in range(5)]
+    waiting = [asyncio.create_task(world.lease("alpha")) for _ in range(2)]
+    await until(lambda: world.waiting("alpha") == 2)
+    assert world.status("alpha").leases == 5
+    leases[0].release()
+    await until(lambda: world.waiting("alpha") == 1)
+    leases.append(await waiting[0])
+    leases[1].release()
+    leases.append(await waiting[1])
+    assert world.status("alpha").leases == 5
 
 
 async def test_a_full_queue_refuses_when_ready_and_accepts_after_a_release(world: World) -> None:

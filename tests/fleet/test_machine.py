@@ -26,7 +26,7 @@ class Probes:
         monkeypatch.setattr("llmserve.hardware.memory.read_memory", self._memory)
         monkeypatch.setattr("llmserve.hardware.probe.probe_machine", lambda: replace(self.hardware, engines=()))
 
-    def _probe(self, *, home: Path) -> HardwareInfo:
+    def _probe(self, *, home: Path, vllm_python: Path | None) -> HardwareInfo:
         self.full += 1
         return self.hardware
 

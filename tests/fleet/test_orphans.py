@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from llmserve.fleet.orphans import end_orphans, note, note_beside, started
 from llmserve.fleet.sockets import SocketDirectory
 from tests.fleet.fakes import alive, until
 
@@ -51,3 +55,43 @@ async def test_workers_ready_and_loading_end_with_their_gateway(tmp_path: Path, 
     next_gateway.new_path()
     assert not left[0].exists()
     next_gateway.close()
+
+
+async def test_a_worker_that_hangs_is_ended_by_the_next_gateway(tmp_path: Path, runtime_directory: Path) -> None:
+    root = Path(__file__).parent.parent.parent
+    argv = (sys.executable, "-c", PARENT, str(tmp_path), str(runtime_directory))
+    parent = await asyncio.create_subprocess_exec(*argv, cwd=root, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    workers = [int(word) for word in (await parent.stdout.readline()).split()]
+    os.kill(workers[0], signal.SIGSTOP)  # deaf to the end of its pipe, and to SIGTERM
+    os.kill(parent.pid, signal.SIGKILL)
+    await parent.wait()
+    await until(lambda: not alive(workers[1]))
+    assert alive(workers[0])
+    next_gateway = SocketDirectory(runtime_directory / "workers")
+    next_gateway.new_path()
+    await until(lambda: not alive(workers[0]))
+    next_gateway.close()
+
+
+@pytest.mark.parametrize("difference", ["none", "socket", "start"])
+def test_only_the_very_process_is_ended(tmp_path: Path, difference: str) -> None:
+    socket = tmp_path / "1.sock"
+    argument = tmp_path / "2.sock" if difference == "socket" else socket
+    other = subprocess.Popen([sys.executable, "-c", "input()", str(argument)], stdin=subprocess.PIPE)
+    note(socket, other.pid)
+    if difference == "start":
+        note_beside(socket).write_text(f"{other.pid} {started(os.getppid())}")
+    end_orphans(tmp_path)
+    if difference != "none":
+        other.communicate(b"\n")
+    assert other.wait(20) == (-signal.SIGKILL if difference == "none" else 0)
+    if other.stdin is not None:
+        other.stdin.close()
+
+
+@pytest.mark.parametrize("text", ["", "x y", "1", "99999999 0.0", "1 0.0 3"])
+def test_a_note_that_says_nothing_ends_nobody(tmp_path: Path, text: str) -> None:
+    (tmp_path / "1.pid").write_text(text)
+    end_orphans(tmp_path)
+    assert alive(os.getpid())

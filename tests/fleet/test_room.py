@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from llmserve.fleet.lease import Lease
-from llmserve.fleet.record import Instance, ModelRecord
+from llmserve.fleet.record import Instance
 from llmserve.fleet.room import Room, find_room, out_of_memory
 from llmserve.fleet.worker import Worker
 from llmserve.types import InstalledModel
@@ -72,11 +72,3 @@ def test_out_of_memory_names_the_devices_that_are_short() -> None:
     assert error.status == 507
     assert "8.0 GiB on cuda:0 where 3.0 GiB are free" in error.message
     assert "ram" not in error.message
-
-
-@pytest.mark.parametrize(
-    ("failures", "seconds"),
-    [(0, None), (1, None), (2, 5), (3, 10), (4, 20), (7, 160), (8, 300), (9, 300), (10_000, 300)],
-)
-def test_back_off_doubles_up_to_five_minutes(failures: int, seconds: float | None) -> None:
-    assert ModelRecord("alpha", failures=failures).backoff_seconds() == seconds

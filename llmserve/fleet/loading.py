@@ -1,0 +1,168 @@
+"""From a model that somebody wants to a worker that is ready: plan, make room, start, and start otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmserve.errors import LlmserveError, Unavailable, WorkerDied
+from llmserve.fleet.admission import Admission, close_client_if_over, failed
+from llmserve.fleet.fallback import Wish, described
+from llmserve.fleet.launcher import WorkerSource
+from llmserve.fleet.model_rules import ModelRules
+from llmserve.fleet.record import Instance, ModelRecord
+from llmserve.fleet.registry import Registry
+from llmserve.fleet.room import find_room, no_room_beside, out_of_memory
+from llmserve.fleet.waiting import set_within
+from llmserve.planning.plan import plan as make_plan
+from llmserve.settings import Settings
+from llmserve.types import EnginePlan, HardwareInfo, InstalledModel, ModelInfo
+
+if TYPE_CHECKING:
+    from llmserve.store.store import Store
+
+# How long a load waits for models in use to become free before its requests are told to come again.
+ROOM_TIMEOUT_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a load works with. `machine` is called in a thread, once for each plan; `clock` is the fleet's."""
+
+    store: Store
+    settings: Settings
+    launcher: WorkerSource
+    machine: Callable[[], HardwareInfo]
+    clock: Callable[[], float]
+    load_timeout_seconds: float
+
+
+class _NotLoaded(Exception):
+    """One attempt failed: its plan, why, and whether memory ran out."""
+
+    def __init__(self, plan: EnginePlan, error: LlmserveError, *, out_of_memory: bool = False) -> None:
+        super().__init__(error.message)
+        self.plan = plan
+        self.error = error
+        self.out_of_memory = out_of_memory
+
+
+class Loading:
+    """Loads models, one at a time: what is free is measured, and what is measured must not be claimed twice.
+
+    A load that waits for room lets the others pass.
+    """
+
+    def __init__(self, registry: Registry, admission: Admission, rules: ModelRules, means: Means) -> None:
+        self._registry = registry
+        self._admission = admission
+        self._rules = rules
+        self._means = means
+        self._turn = asyncio.Semaphore(1)
+
+    async def load(self, record: ModelRecord, model: InstalledModel) -> Instance:
+        """A ready instance, by the first plan or, where that fails, by the next best, which it then says.
+
+        Raises `WorkerDied` or `InsufficientStorage` for the last plan's failure; `Unavailable` where models in use
+        leave no room, or nothing may be tried yet; `WrongModelKind` where nobody who waits can use the model; and what
+        `Store.inspect` and the planner raise.
+        """
+        info = await asyncio.to_thread(self._means.store.inspect, model.name)
+        self._admission.refuse_other_kinds(record, info.kind)
+        wish = Wish(self._means.settings)
+        first: _NotLoaded | None = None
+        while True:
+            try:
+                return await self._attempt(record, model, info, wish, first)
+            except _NotLoaded as failure:
+                first = first or failure
+                following = wish.after(failure.plan, out_of_memory=failure.out_of_memory)
+                if following is None:
+                    self._give_up(record)
+                    raise failure.error from failure
+                wish = following
+
+    async def _attempt(
+        self, record: ModelRecord, model: InstalledModel, info: ModelInfo, wish: Wish, first: _NotLoaded | None
+    ) -> Instance:
+        """By one plan. Raises `_NotLoaded` where another one may do better."""
+        deadline = self._means.clock() + ROOM_TIMEOUT_SECONDS
+        while True:
+            changed = self._registry.changed
+            async with self._turn:
+                plan = await self._plan_with_room(model, info, wish.settings)
+                if plan is not None:
+                    return await self._start(record, model, plan, first)
+            remaining = deadline - self._means.clock()
+            if remaining <= 0:
+                raise Unavailable(f"no memory for `{record.name}` while other models are in use", retry_after=5.0)
+            await set_within(changed, remaining)
+
+    async def _plan_with_room(self, model: InstalledModel, info: ModelInfo, settings: Settings) -> EnginePlan | None:
+        """A plan for which idle models have made what room they could; None if those in use must end first.
+
+        Raises `InsufficientStorage` where only pinned models stand in the way.
+        """
+        while True:
+            await self._registry.until_ended(self._stopping())
+            hardware = await asyncio.to_thread(self._means.machine)
+            if self._stopping():
+                continue  # since that began: what it holds is neither free nor to be had from it
+            plan = make_plan(hardware, info, settings)
+            ready = self._registry.ready()
+            rivals = [instance for instance in ready if self._rules.apart(model, instance.model)]
+            room = find_room(plan, ready, rivals)
+            if room.pinned:
+                raise no_room_beside(model.name, room.pinned)
+            if not room.victims:
+                return None if room.blocked else plan
+            for name in sorted(room.victims):
+                logger.info("unloading %s to make room for %s", name, model.name)
+                self._registry.retire(name)
+
+    def _stopping(self) -> list[ModelRecord]:
+        return [record for record in self._registry if record.state == "stopping" and record.life is not None]
+
+    async def _start(
+        self, record: ModelRecord, model: InstalledModel, plan: EnginePlan, first: _NotLoaded | None
+    ) -> Instance:
+        """Start a worker and wait until it is ready. Raises `_NotLoaded`."""
+        started_at = self._means.clock()
+        if remaining := record.breaker(plan).remaining_seconds(started_at):
+            raise _NotLoaded(plan, failed(record, remaining))
+        record.count_restart()
+        worker = await self._means.launcher.worker(plan, model)
+        instance = record.instance = Instance(model, plan, worker, pinned=bool(self._rules.of(model).pin))
+        if first is not None:
+            instance.fallback = described(plan, first.plan, first.error.message)
+            logger.warning("%s is tried with %s", record.name, instance.fallback)
+        try:
+            await worker.start()
+            await worker.ready(self._means.load_timeout_seconds)
+        except WorkerDied as error:
+            await worker.stop(0)  # one that is not ready has nothing to finish
+            await self._note_failure(record, instance, error)
+            shortage = out_of_memory(plan, model.name) if worker.killed and not plan.fits else error
+            raise _NotLoaded(plan, shortage, out_of_memory=worker.killed) from error
+        except asyncio.CancelledError:
+            await worker.stop(0)
+            raise
+        instance.load_seconds = self._means.clock() - started_at
+        return instance
+
+    async def _note_failure(self, record: ModelRecord, instance: Instance, error: LlmserveError) -> None:
+        tail = await asyncio.to_thread(instance.worker.log.tail)
+        record.note_failure(error.message, tail)
+        record.breaker(instance.plan).load_failed(self._means.clock(), error.message)
+        close_client_if_over(self._registry, instance)
+
+    def _give_up(self, record: ModelRecord) -> None:
+        """No way is left to try: the model has failed until the first of them may be tried again."""
+        record.instance = None
+        if record.close_until(self._means.clock()):
+            logger.error("%s is not tried again before a while has passed: %s", record.name, record.last_error)
