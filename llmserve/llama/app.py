@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -183,7 +184,8 @@ class EventStream(_AnswerResponse):
                     last = not unfinished and not self._include_usage
                     timings = self._answer.timings() if last else None
                     reason = self._answer.outputs[delta.index].finish_reason(delta.finish_reason)
-                    events.append(self._chunks.finish(delta.index, reason, timings=timings))
+                    stop_string = self._answer.stop_string(delta.index)
+                    events.append(self._chunks.finish(delta.index, reason, timings, stop_string))
             if events:
                 await send({"type": "http.response.body", "body": b"".join(events), "more_body": True})
 
@@ -233,7 +235,8 @@ class WholeAnswer(_AnswerResponse):
             for delta in batch:
                 reasons[delta.index] = delta.finish_reason or reasons[delta.index]
                 outputs[delta.index].take_delta(delta)
-        return [output.choice(reason) for output, reason in zip(outputs, reasons, strict=True)]
+        choices = (output.choice(reason) for output, reason in zip(outputs, reasons, strict=True))
+        return [replace(choice, stop_string=self._answer.stop_string(index)) for index, choice in enumerate(choices)]
 
 
 async def _until_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:

@@ -100,6 +100,10 @@ class Answer:
                 self._unfinished -= event.finish_reason is not None
             yield batch
 
+    def stop_string(self, index: int) -> str | None:
+        """The stop string that the choice `index` met, if one."""
+        return self._generations[index].text.stopped_by
+
     def usage(self) -> Usage:
         """Tokens so far. A prompt answered `n` times counts once; its cached tokens are those of the first answer."""
         firsts = self._generations[:: len(self._generations) // self._prompts]

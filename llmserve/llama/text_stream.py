@@ -17,10 +17,15 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = tuple(stops)
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is complete."""
+        return self.stopped_by is not None
 
     def feed(self, piece: bytes) -> str:
-        """The text that `piece` makes certain, possibly empty. Sets `stopped` when a stop string is complete."""
+        """The text that `piece` makes certain, possibly empty. Sets `stopped_by` when a stop string is complete."""
         text = self._decoder.decode(piece)
         return self._release(text) if self._stops else text
 
@@ -32,11 +37,11 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         text = self._held + text
-        ends = [position for position in map(text.find, self._stops) if position >= 0]
+        ends = [(position, stop) for stop in self._stops if (position := text.find(stop)) >= 0]
         if ends:
-            self.stopped = True
+            position, self.stopped_by = min(ends)
             self._held = ""
-            return text[: min(ends)]
+            return text[:position]
         keep = max(_open_end(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

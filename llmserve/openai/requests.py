@@ -93,7 +93,7 @@ class SamplingRequest(Sampling, ModelRequest):
     stop: Annotated[tuple[str, ...], BeforeValidator(stop_strings)] = Field(
         default=(),
         description=f"A string or up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_CHARACTERS} characters; "
-        "the answer ends before the first that occurs.",
+        "the answer ends before the first that occurs, and the choice's `stop_reason` says which that was.",
     )
     response_format: ResponseFormat | None = Field(
         default=None,

@@ -1,8 +1,8 @@
 """The answers, in OpenAI's shape: whole, or as the events of a stream.
 
 `timings` are numbers under llama.cpp's names (prompt_n, cache_n, prompt_ms, predicted_n, predicted_ms,
-predicted_per_second), which clients show beside an answer. Neither they nor a message's `reasoning_content` are in
-OpenAI's shape.
+predicted_per_second), which clients show beside an answer. Neither they nor a message's `reasoning_content` nor a
+choice's `stop_reason` (vLLM's name for the stop string that ended it) are in OpenAI's shape.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Choice:
     """One finished answer of a request.
 
     `reasoning` is what the model thought, without the marks around it, and None where it did not think. `logprobs`
-    are those of the tokens of `text`, and None where the request did not ask for them.
+    are those of the tokens of `text`, and None where the request did not ask for them. `stop_string` is the one that
+    ended the answer, None where something else did.
     """
 
     text: str
@@ -66,6 +67,7 @@ class Choice:
     reasoning: str | None = None
     tool_calls: tuple[ToolInvocation, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+    stop_string: str | None = None
 
 
 def chat_completion(
@@ -139,9 +141,12 @@ class _Chunks:
             return self._choice(index, fields, logprobs=dump_ascii_json(self._shape(index, logprobs)))
         return f"{self._before_index}{index}{self._before_text}{quote(text)}{self._after_text}".encode()
 
-    def finish(self, index: int, reason: FinishReason, timings: Timings | None = None) -> bytes:
-        """The last event of the choice `index`."""
-        return self._choice(index, self._nothing, finish_reason=f'"{reason}"', timings=timings)
+    def finish(
+        self, index: int, reason: FinishReason, timings: Timings | None = None, stop_string: str | None = None
+    ) -> bytes:
+        """The last event of the choice `index`, and the stop string that ended it, if one did."""
+        stop_reason = f',"stop_reason":{quote(stop_string)}' if stop_string is not None else ""
+        return self._choice(index, self._nothing, finish_reason=f'"{reason}"{stop_reason}', timings=timings)
 
     def usage(self, usage: Usage, timings: Timings | None = None) -> bytes:
         """The event for a client that asked for the usage: no choices, sent when all of them are finished."""
@@ -221,9 +226,13 @@ class CompletionChunks(_Chunks):
 
 def _numbered(bodies: Sequence[dict[str, Any]], choices: Sequence[Choice]) -> list[dict[str, Any]]:
     return [
-        {"index": index, **body, "finish_reason": choice.finish_reason}
+        {"index": index, **body, "finish_reason": choice.finish_reason, **_stop_reason(choice)}
         for index, (body, choice) in enumerate(zip(bodies, choices, strict=True))
     ]
+
+
+def _stop_reason(choice: Choice) -> dict[str, Any]:
+    return {"stop_reason": choice.stop_string} if choice.stop_string is not None else {}
 
 
 def _counts(usage: Usage, timings: Timings | None) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def test_the_earliest_of_several_stops_counts() -> None:
     stream = TextStream(["c", "b"])
     assert stream.feed(b"abc") == "a"
     assert stream.stopped
+    assert stream.stopped_by == "b"
 
 
 def test_only_what_can_become_a_stop_is_held_back() -> None:

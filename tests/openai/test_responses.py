@@ -191,6 +191,16 @@ def test_timings_ride_on_the_last_chunk(kind: type[ChatChunks] | type[Completion
     assert with_timings == without
 
 
+@pytest.mark.parametrize("stop_string", ["END", '"}\n\n'])
+def test_the_stop_string_that_was_met_is_told(stop_string: str) -> None:
+    chunks = ChatChunks("id", "m", 1, False)
+    met, without = payloads(chunks.finish(0, "stop", None, stop_string), chunks.finish(0, "stop"))
+    assert met["choices"][0]["stop_reason"] == stop_string
+    assert "stop_reason" not in without["choices"][0]
+    whole = chat_completion("id", "m", 1, [Choice("a", "stop", stop_string=stop_string), Choice("b", "stop")], USAGE)
+    assert [choice.get("stop_reason") for choice in whole["choices"]] == [stop_string, None]
+
+
 def test_events_have_only_the_published_keys() -> None:
     chunks = ChatChunks("a", "m", 1, True)
     for body in payloads(chunks.start(0), chunks.text(0, "x"), chunks.finish(0, "stop"), chunks.usage(USAGE)):
