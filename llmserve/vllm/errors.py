@@ -23,6 +23,7 @@ _CONTEXT = re.compile(
     r"maximum context length is (?P<context>\d+) tokens|longer than the maximum model length of (?P<length>\d+)"
 )
 _PROMPT = re.compile(r"prompt contains (?P<least>at least )?(?P<tokens>\d+) input tokens")
+_UNSUPPORTED = re.compile(r"(?:not (?:currently )?|only )supported")
 # What vLLM calls a request's prompt; here it has the request's own name.
 _PROMPT_PARAMS = frozenset({"input_tokens", "input_text"})
 
@@ -47,7 +48,7 @@ def translated(status: int, body: Any, *, prompt_field: str) -> LlmserveError:
     named = param if isinstance(param, str) else None
     if named in _PROMPT_PARAMS:
         named = prompt_field
-    if "not supported" in message or "only supported" in message:
+    if _UNSUPPORTED.search(message):
         return UnsupportedParameter(_plain(message), param=named)
     return InvalidRequest(_plain(message), param=named)
 

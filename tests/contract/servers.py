@@ -1,0 +1,118 @@
+"""Running gateways for the contract tests: one for each engine, with the same model's weights in its own format."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import psutil
+
+from tests.support import until
+
+# The model's own, which every quantization of it follows well enough to end its answers.
+SYSTEM = {"role": "system", "content": "You are a helpful AI assistant named SmolLM, trained by Hugging Face"}
+
+# A first start of vLLM reads gigabytes of Python and libraries; nothing is compiled.
+_START_SECONDS = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An engine under test: its name, the model it serves, and the environment its gateway gets."""
+
+    engine: str
+    model: str
+    environment: dict[str, str]
+
+
+class Server:
+    """`llmserve serve` as a process of its own, with clients for it."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.engine = subject.engine
+        self.model = subject.model
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        argv = [sys.executable, "-P", "-m", "llmserve", "serve", "--port", str(port), subject.model]
+        environment = {**os.environ, **subject.environment}
+        self.process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx2.Client(base_url=self.url, timeout=_START_SECONDS)
+        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=_START_SECONDS)
+        until(self.is_ready, seconds=_START_SECONDS)
+
+    def is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the gateway for {self.engine} ended with {self.process.returncode}")
+        try:
+            return self.http.get("/ready", timeout=5).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def chat(self, text: str, **fields: Any) -> dict[str, Any]:
+        """The parsed answer to one message, which must be answered with 200; greedy, unless a field says otherwise."""
+        answer = self.ask("/v1/chat/completions", messages=[SYSTEM, {"role": "user", "content": text}], **fields)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def complete(self, prompt: Any, **fields: Any) -> dict[str, Any]:
+        """Likewise for a text completion."""
+        answer = self.ask("/v1/completions", prompt=prompt, **fields)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def ask(self, path: str, **fields: Any) -> httpx2.Response:
+        request = {"model": self.model, "temperature": 0, "max_tokens": 16, **fields}
+        return self.http.post(path, json=request)
+
+    def parts(self) -> list[psutil.Process]:
+        """The processes of the engine, the one that answers first."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def open_requests(self) -> int:
+        """How many requests the model has."""
+        models = self.http.get("/admin/ps").json()["models"]
+        return sum(int(model["leases"]) for model in models)
+
+    def stop(self) -> None:
+        self.http.close()
+        self.openai.close()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=60)
+
+
+def llama_subject(home: Path) -> Subject:
+    return Subject("llama.cpp", "smollm2:135m", {"LLMSERVE_HOME": str(home)})
+
+
+def vllm_subject(home: Path, python: Path, directory: Path) -> Subject:
+    """`directory` is the safetensors model, which becomes known to a store in `home`; `python` has vLLM."""
+    environment = {"LLMSERVE_HOME": str(home), "LLMSERVE_VLLM_PYTHON": str(python)}
+    _llmserve(environment, "pull", str(directory))
+    return Subject("vllm", f"{directory.name}:local", environment)
+
+
+def vllm_python(home: Path) -> Path | None:
+    """An interpreter with vLLM: the one that the environment names, or one that was installed under `home`."""
+    from llmserve.engines.vllm import installed
+
+    named = os.environ.get("LLMSERVE_TEST_VLLM_PYTHON")
+    installation = installed(home, None if named is None else Path(named))
+    return None if installation is None else installation.python
+
+
+def _llmserve(environment: dict[str, str], *arguments: str) -> None:
+    argv: Sequence[str] = [sys.executable, "-P", "-m", "llmserve", *arguments]
+    subprocess.run(argv, env={**os.environ, **environment}, check=True, capture_output=True, timeout=120)
