@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +16,9 @@ from urllib.parse import unquote, urlsplit
 _INFO = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _CDN = re.compile(r"/cdn/([0-9a-f]{64})")
+_PIECE_BYTES = 64 * 1024
+# Long enough for the other end to have read a piece, as a rule.
+_TRICKLE_SECONDS = 0.002
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Request:
     method: str
     path: str
     headers: dict[str, str]
+    target: str
 
 
 @dataclass
@@ -50,9 +54,16 @@ class FakeHub:
 
     info_answer, resolve_answer: given instead of any answer of that kind. corrupt: flip a bit of each body.
     break_after: break the connection after so many body bytes, once. ignore_range: answer 200 to a range request.
+    answers: given to the next requests for content, one each, None being the right one. drop: close so many connections
+    for content without an answer. length_error: added to the announced length of content. trickle: send content in
+    pieces of so many bytes, so that no two come together. gated: the token that a repository's content needs.
+    changed: what a file has become for those who ask for the rest of it; its ETag differs too.
     small_files_without_lfs: describe JSON files as the Hub does, by git's id alone. cdn: redirect to this base URL.
     hold_after: after so many body bytes wait once, `holding` being set, until the test sets `go_on`. after_info: called
-    after repository metadata was sent. siblings: instead of the list of files.
+    after repository metadata was sent. siblings: instead of the list of files. on_sent: called with `sent_bytes` after
+    each piece of content.
+
+    `requests` are all that came, with the target as it was sent, and `sent_bytes` the content that was given out.
     """
 
     def __init__(self) -> None:
@@ -70,6 +81,14 @@ class FakeHub:
         self.hold_after: int | None = None
         self.holding = threading.Event()
         self.go_on = threading.Event()
+        self.answers: list[Answer | None] = []
+        self.drop = 0
+        self.length_error = 0
+        self.trickle: int | None = None
+        self.gated: dict[str, str] = {}
+        self.changed: bytes | None = None
+        self.sent_bytes = 0
+        self.on_sent: Callable[[int], None] | None = None
         self.url = ""
 
     def commit(self, repository: str, files: dict[str, bytes], branch: str = "main") -> str:
@@ -111,7 +130,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self) -> None:
             path = unquote(urlsplit(self.path).path)
-            hub.requests.append(Request(self.command, path, {k.lower(): v for k, v in self.headers.items()}))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            hub.requests.append(Request(self.command, path, headers, self.path))
             if match := _INFO.fullmatch(path):
                 self._info(match[1], match[2] or "main")
             elif match := _RESOLVE.fullmatch(path):
@@ -150,6 +170,17 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if hub.resolve_answer:
                 self._send(hub.resolve_answer)
                 return
+            if hub.drop:
+                hub.drop -= 1
+                self.close_connection = True
+                return
+            if hub.answers and (answer := hub.answers.pop(0)):
+                self._send(answer)
+                return
+            if (token := hub.gated.get(repository)) and self.headers.get("Authorization") != f"Bearer {token}":
+                status = 403 if "Authorization" in self.headers else 401
+                self._send(Answer(status, {"X-Error-Code": "GatedRepo"}))
+                return
             if commit is None or name not in entry.commits[commit]:
                 self._send(Answer(404, {"X-Error-Code": "EntryNotFound"}))
                 return
@@ -171,13 +202,17 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 content = bytes([content[0] ^ 1]) + content[1:]
             status = 200
             if (asked := self.headers.get("Range")) and not hub.ignore_range:
+                if hub.changed is not None:
+                    content = hub.changed
+                    headers = headers | {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
                 start = int(asked.removeprefix("bytes=").partition("-")[0])
                 headers = headers | {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
                 content = content[start:]
                 status = 206
-            self._send(Answer(status, headers | {"Accept-Ranges": "bytes"}, content))
+            headers = headers | {"Accept-Ranges": "bytes", "Content-Length": str(len(content) + hub.length_error)}
+            self._send(Answer(status, headers, content), is_content=True)
 
-        def _send(self, answer: Answer) -> None:
+        def _send(self, answer: Answer, is_content: bool = False) -> None:
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
@@ -187,16 +222,27 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if self.command == "HEAD":
                 return
             body = answer.body
-            if hub.break_after is not None and len(body) > hub.break_after and "/api/" not in self.path:
+            if is_content and hub.break_after is not None and len(body) > hub.break_after:
                 body, hub.break_after = body[: hub.break_after], None
-            if hub.hold_after is not None and len(body) > hub.hold_after and "/api/" not in self.path:
+            if is_content and hub.hold_after is not None and len(body) > hub.hold_after:
                 first, body, hub.hold_after = body[: hub.hold_after], body[hub.hold_after :], None
-                self.wfile.write(first)
-                self.wfile.flush()
+                self._write(first, is_content)
                 hub.holding.set()
                 hub.go_on.wait(60)
+            self._write(body, is_content)
+
+        def _write(self, body: bytes, is_content: bool) -> None:
+            piece_bytes = (is_content and hub.trickle) or _PIECE_BYTES
             with suppress(ConnectionError):  # the client may be gone by now
-                self.wfile.write(body)
+                for start in range(0, len(body), piece_bytes):
+                    piece = body[start : start + piece_bytes]
+                    self.wfile.write(piece)
+                    if is_content:
+                        hub.sent_bytes += len(piece)
+                        if hub.on_sent:
+                            hub.on_sent(hub.sent_bytes)
+                        if hub.trickle:
+                            hub.go_on.wait(_TRICKLE_SECONDS)
 
     return Handler
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from llmserve.errors import InvalidModel, InvalidRequest, PullFailed
+from llmserve.errors import InvalidModel, InvalidRequest, PullFailed, StartupFailed
 from llmserve.store.files import (
     FileIdentity,
     current_identity,
@@ -111,8 +111,14 @@ class Blobs:
                 return
             private_directory(self.partial_root)
             partial = inside(self.partial_root, f"sha256-{sha256}")
+            continued = current_identity(partial) is not None
             fill(partial)
             actual, identity = sha256_of(partial, report)
+            if actual != sha256 and continued:
+                # What was here before may have been at fault, so once more from the start.
+                partial.unlink()
+                fill(partial)
+                actual, identity = sha256_of(partial, report)
             if actual != sha256:
                 partial.unlink()
                 raise PullFailed(
@@ -126,10 +132,11 @@ class Blobs:
         return self._publish(received)
 
     def remove(self, sha256: str) -> int:
-        """Remove the blob; the bytes freed, 0 if it was not here. The caller holds its lock."""
+        """Remove the blob; the bytes freed, 0 if it was not here. The caller holds its lock. Raises `StartupFailed`."""
         path = self.path(sha256)
         identity = current_identity(path)
-        path.unlink(missing_ok=True)
+        with storage_errors("remove the model's file", StartupFailed):
+            path.unlink(missing_ok=True)
         return identity.size_bytes if identity else 0
 
     def _verified(self, sha256: str, report: Report) -> Blob | None:

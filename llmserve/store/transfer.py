@@ -78,6 +78,8 @@ class Transfer:
         self._check = check
         self._tell = tell
         self._throttle = throttle
+        self._etag: str | None = None
+        self._began_anew = False
 
     def run(self, partial: Path) -> None:
         """Bring `partial` to its size and onto the disk. Raises `PullFailed`, `InsufficientStorage` or httpx2's."""
@@ -119,6 +121,9 @@ class Transfer:
         ) as response:
             if response.is_error:
                 return self._refused(response, file)
+            if self._is_another_file(response):
+                file.truncate(file.seek(0))
+                return None
             if not self._continues(response, done):
                 done = file.truncate(file.seek(0))
             # As they come from the network: what waits for more to come would be lost with the connection.
@@ -148,6 +153,17 @@ class Transfer:
                 self._check(response)
             time.sleep(min(int(asked), _LONGEST_PAUSE_SECONDS))
         return response
+
+    def _is_another_file(self, response: httpx2.Response) -> bool:
+        """Whether what came so far is of another version than this answer; told once, for ETags may differ by server.
+
+        What an earlier process brought has no ETag here: its digest tells.
+        """
+        before, self._etag = self._etag, response.headers.get("ETag")
+        if self._began_anew or response.status_code != 206 or before in {None, self._etag}:
+            return False
+        self._began_anew = True
+        return True
 
     def _continues(self, response: httpx2.Response, done: int) -> bool:
         """Whether the body goes on from byte `done`; False if it is the whole file. Raises for any other file's."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmserve.store.files import fsync_directory, rename_durably
+from llmserve.errors import StartupFailed
+from llmserve.store.files import fsync_directory, rename_durably, storage_errors
 
 _LOCK_SECONDS = 0.5
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
@@ -45,7 +45,10 @@ class HubCache:
 
     @contextmanager
     def locked(self, etag: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold the lock that every tool which writes this blob takes; `waiting` is called while somebody has it."""
+        """Hold the lock that every tool which writes this blob takes; `waiting` is called while somebody has it.
+
+        Likewise `refs` instead of an etag, for the commits that branches are at.
+        """
         from filelock import Timeout
         from huggingface_hub.utils._fixes import WeakFileLock
 
@@ -66,12 +69,14 @@ class HubCache:
         rename_durably(partial, self.blob(etag))
 
     def link(self, commit: str, name: str, etag: str) -> Path:
-        """Have the file of the snapshot lead to the blob; returns its path."""
+        """Have the file of the snapshot lead to the blob; returns its path. The caller holds the blob's lock."""
         path = self.snapshot(commit, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         target = os.path.relpath(self.blob(etag), path.parent)
         if not path.is_symlink() or path.readlink() != Path(target):
-            temporary = path.with_name(f".{uuid.uuid4().hex}.link")
+            # Always the same name, so that what a dead process left is not left for ever.
+            temporary = path.with_name(f".{path.name}.link")
+            temporary.unlink(missing_ok=True)
             temporary.symlink_to(target)
             temporary.replace(path)
             fsync_directory(path.parent)
@@ -83,9 +88,10 @@ class HubCache:
             return
         path = self.folder / "refs" / revision
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex}.ref")
-        temporary.write_text(commit, encoding="ascii")
-        temporary.replace(path)
+        with self.locked("refs", lambda: None):
+            temporary = path.with_name(f".{path.name}.ref")
+            temporary.write_text(commit, encoding="ascii")
+            temporary.replace(path)
 
     def commit_of(self, revision: str) -> str | None:
         """The commit a revision was at when somebody last asked the Hub."""
@@ -107,24 +113,26 @@ class HubCache:
         return found
 
     def forget(self, path: Path) -> int:
-        """Remove a file of a snapshot, and its blob unless another snapshot leads to it; the bytes freed."""
+        """Remove a file of a snapshot, and its blob unless another snapshot leads to it; the bytes freed.
+
+        Raises `StartupFailed` for what cannot be removed.
+        """
         if not path.is_symlink():
             return 0
-        blob = self.folder / "blobs" / path.readlink().name
-        path.unlink()
-        for parent in list(path.parents)[:2]:
-            with suppress(OSError):  # not empty
-                parent.rmdir()
-        if any(
-            other.is_symlink() and other.readlink().name == blob.name for other in self.folder.rglob("snapshots/**/*")
-        ):
-            return 0
-        try:
-            size_bytes = blob.lstat().st_size
-            blob.unlink()
-        except FileNotFoundError:
-            return 0
+        with storage_errors("remove a file of the Hugging Face cache", StartupFailed):
+            blob = self.folder / "blobs" / path.readlink().name
+            path.unlink()
+            for parent in list(path.parents)[:2]:
+                with suppress(OSError):  # not empty
+                    parent.rmdir()
+            if any(other.is_symlink() and other.readlink().name == blob.name for other in self._snapshot_files()):
+                return 0
+            size_bytes = blob.lstat().st_size if blob.exists() else 0
+            blob.unlink(missing_ok=True)
         return size_bytes
+
+    def _snapshot_files(self) -> Iterator[Path]:
+        return self.folder.rglob("snapshots/**/*")
 
 
 def cache_of(path: Path) -> HubCache | None:

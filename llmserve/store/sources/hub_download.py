@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import Counter
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,17 +118,20 @@ class Download:
     # --- one file, in a thread of its own ---
 
     def _obtain(self, file: HubFile) -> ArtifactFile:
-        with self._cache.locked(file.etag, lambda: self._wait_for_others(file)):
+        with self._locked(file):
             known = self._intact_blob(file)
-            if known is None and self._needs_client(file):
-                # The client takes the lock by itself.
-                pass
-            elif known is None:
+            if known is None and not self._needs_client(file):
                 known = self._fetch(file)
         if known is None:
+            # The client takes the lock by itself.
             known = self._fetch_with_client(file)
+        with self._locked(file):
+            path = self._cache.link(self._commit, file.name, file.etag)
         sha256, identity = known
-        return ArtifactFile(file.name, self._cache.link(self._commit, file.name, file.etag), sha256, identity)
+        return ArtifactFile(file.name, path, sha256, identity)
+
+    def _locked(self, file: HubFile) -> AbstractContextManager[None]:
+        return self._cache.locked(file.etag, lambda: self._wait_for_others(file))
 
     def _verified_in_cache(self, file: HubFile) -> ArtifactFile:
         known = self._intact_blob(file)

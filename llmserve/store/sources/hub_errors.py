@@ -51,6 +51,12 @@ def _translated(error: Exception, reference: HubReference) -> LlmserveError:
         return not_asked(reference)
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return InsufficientStorage(f"no room on the disk of the Hugging Face cache: {error.strerror}")
+    if isinstance(error, OSError) and error.errno is not None:
+        # The network's own failures come as those of the HTTP client.
+        return PullFailed(
+            f"cannot use the Hugging Face cache: {error.strerror}",
+            hint="check the disk it is on, and who may write there (HF_HOME)",
+        )
     reason = shown(str(error).partition("\n")[0], 200) or type(error).__name__
     return PullFailed(
         f"cannot get {repository} from the Hub: {reason}",

@@ -75,6 +75,8 @@ def _asked(reference: HubReference) -> Listing:
         raise PullFailed(f"the Hub did not say which commit of {reference.repo_id} it means")
     if len(siblings) > _MAX_FILES:
         raise PullFailed(f"{reference.repo_id} has more than {_MAX_FILES:,} files")
+    if not all(isinstance(sibling.rfilename, str) for sibling in siblings):
+        raise PullFailed(f"the Hub names a file of {reference.repo_id} by something else than text")
     stated = getattr(info.card_data, "license", None)
     return Listing(
         info.sha,
@@ -102,7 +104,7 @@ def _file(sibling: RepoSibling) -> HubFile | None:
         known = isinstance(etag, str) and is_sha256(etag)
     else:
         known = isinstance(etag, str) and bool(_COMMIT.fullmatch(etag))
-    if not known or not isinstance(size_bytes, int) or size_bytes <= 0:
+    if not known or type(size_bytes) is not int or size_bytes <= 0:
         return None
     return HubFile(sibling.rfilename, size_bytes, str(etag))
 
