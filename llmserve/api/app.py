@@ -13,6 +13,7 @@ from llmserve.api.dialects import Dialects, error_body
 from llmserve.api.envelope import Envelope
 from llmserve.api.gateway import Gateway
 from llmserve.api.guards import Guards
+from llmserve.api.open_webui import BackgroundTasks
 from llmserve.api.routes import Routes
 from llmserve.settings import Settings
 
@@ -40,4 +41,6 @@ def build_app(gateway: Gateway) -> ASGIApp:
 
     # `Router` itself and not the `Starlette` class: errors pass through to the envelope, which alone answers them.
     router = Router(routes, redirect_slashes=False, lifespan=lifespan)
-    return Envelope(Guards(router, gateway.settings, gateway.limits), gateway.metrics, routes, error_body)
+    return Envelope(
+        Guards(BackgroundTasks(router), gateway.settings, gateway.limits), gateway.metrics, routes, error_body
+    )

@@ -65,13 +65,18 @@ class Dialect:
 
         return understand() if len(raw) <= _INLINE_BODY_BYTES else await asyncio.to_thread(understand)
 
-    async def prepare(self, request: Request, translate: Callable[[], ModelRequest]) -> Call:
-        """What a worker is asked for the request that `translate`, called in a thread, makes of this one."""
-        request_id = request.state.request_id
-        return await asyncio.to_thread(lambda: self.call(translate(), request_id))
+    async def prepare(
+        self, request: Request, translate: Callable[[], ModelRequest], keep_alive_seconds: float | None = None
+    ) -> Call:
+        """What a worker is asked for the request that `translate`, called in a thread, makes of this one.
 
-    def call(self, internal: ModelRequest, request_id: str) -> Call:
-        """What a worker is asked for `internal`: with a limit where a request for text states none."""
+        `keep_alive_seconds` is how long the model stays loaded afterwards, where the request says so.
+        """
+        request_id = request.state.request_id
+        return await asyncio.to_thread(lambda: self._call(translate(), request_id, keep_alive_seconds))
+
+    def _call(self, internal: ModelRequest, request_id: str, keep_alive_seconds: float | None) -> Call:
+        """With a limit where a request for text states none."""
         path, kind = _worker_path(internal)
         stream = False
         if isinstance(internal, SamplingRequest):
@@ -79,7 +84,15 @@ class Dialect:
             body = internal.canonical(max_tokens=self.gateway.max_output_tokens)
         else:
             body = internal.canonical()
-        return Call(path=path, model=internal.model, kind=kind, stream=stream, body=body, request_id=request_id)
+        return Call(
+            path=path,
+            model=internal.model,
+            kind=kind,
+            stream=stream,
+            body=body,
+            request_id=request_id,
+            keep_alive_seconds=keep_alive_seconds,
+        )
 
     def relay(self, call: Call, ignored_fields: tuple[str, ...] = ()) -> Relay:
         """The response to `call`, in OpenAI's dialect."""

@@ -11,7 +11,9 @@ from llmserve.api.anthropic import AnthropicRoutes, speaks_anthropic
 from llmserve.api.dialect import Dialect
 from llmserve.api.envelope import REQUEST_ID
 from llmserve.api.ollama import OllamaRoutes, greeting_route
+from llmserve.api.open_webui import RouterRoutes
 from llmserve.api.responses import ResponsesRoutes
+from llmserve.api.unsupported import unsupported_routes
 from llmserve.dialects.anthropic import errors as anthropic
 from llmserve.dialects.ollama import errors as ollama
 from llmserve.errors import LlmserveError
@@ -30,13 +32,22 @@ class Dialects:
         self._anthropic = AnthropicRoutes(dialect)
         self._ollama = OllamaRoutes(dialect)
         self._responses = ResponsesRoutes(dialect)
+        self._router = RouterRoutes(dialect)
 
     def table(self) -> list[Route]:
         greeting = [] if self._ollama_port is None else [greeting_route(self._ollama_port)]
-        return [*self._anthropic.table(), *self._ollama.table(), *self._responses.table(), *greeting]
+        return [
+            *self._anthropic.table(),
+            *self._ollama.table(),
+            *self._responses.table(),
+            *self._router.table(),
+            *unsupported_routes(),
+            *greeting,
+        ]
 
     async def close(self) -> None:
         await self._responses.close()
+        await self._router.close()
 
 
 def error_body(scope: Scope, error: LlmserveError) -> bytes:

@@ -1,13 +1,20 @@
-"""The entries of `GET /v1/models`: OpenAI's four keys, and what a person wants to know besides."""
+"""The entries of `GET /v1/models`: OpenAI's four keys, and what a person wants to know besides.
+
+`info`, `details` and `status` are what Open WebUI reads: it then asks for usage, keeps embedding models out of the menu
+of chats, and shows which models are loaded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from llmserve.dialects.ollama.models import details
 from llmserve.errors import InvalidModel, ModelNotFound
 from llmserve.types import InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
+    from llmserve.fleet.status import ModelStatus
     from llmserve.store.store import Store
 
 
@@ -19,17 +26,21 @@ class ModelEntries:
         # Reading a model's header takes a while and gives the same for the same bytes.
         self._inspected: dict[str, ModelInfo | None] = {}
 
-    def all(self) -> list[dict[str, Any]]:
+    def all(self, statuses: Iterable[ModelStatus] = ()) -> list[dict[str, Any]]:
+        """Every installed model; `statuses` are the fleet's."""
+        by_name = {status.name: status for status in statuses}
         models = self._store.list()
         installed = {model.sha256 for model in models}
         self._inspected = {sha256: info for sha256, info in self._inspected.items() if sha256 in installed}
-        return [self._entry(model) for model in models]
+        return [self._entry(model, by_name.get(model.name)) for model in models]
 
-    def one(self, name: str) -> dict[str, Any]:
+    def one(self, name: str, statuses: Iterable[ModelStatus] = ()) -> dict[str, Any]:
         """Raises `ModelNotFound`, `InvalidRequest` or `InvalidModel` as `Store.find` does."""
-        return self._entry(self._store.find(name))
+        model = self._store.find(name)
+        return self._entry(model, next((status for status in statuses if status.name == model.name), None))
 
-    def _entry(self, model: InstalledModel) -> dict[str, Any]:
+    def _entry(self, model: InstalledModel, status: ModelStatus | None) -> dict[str, Any]:
+        info = self.info(model)
         entry: dict[str, Any] = {
             "id": model.name,
             "object": "model",
@@ -40,8 +51,11 @@ class ModelEntries:
             "format": model.format,
             "quantization": model.quantization,
             "size_bytes": model.size_bytes,
+            "details": {**details(model, info), "size": model.size_bytes},
+            "info": {"meta": self._meta(model, info)},
+            "status": _status(status),
         }
-        if info := self.info(model):
+        if info is not None:
             entry |= {
                 "kind": info.kind,
                 "architecture": info.architecture,
@@ -49,6 +63,12 @@ class ModelEntries:
                 "context_length": info.context_length,
             }
         return entry
+
+    def _meta(self, model: InstalledModel, info: ModelInfo | None) -> dict[str, Any]:
+        listed = self._store.catalog.find(model.name)
+        described = {"description": listed.description} if listed is not None else {}
+        hidden = {"hidden": True} if info is not None and info.kind != "generate" else {}
+        return {**described, "capabilities": {"usage": True, "vision": False}, **hidden}
 
     def info(self, model: InstalledModel) -> ModelInfo | None:
         """What the model's files say, None where they cannot be read any more."""
@@ -59,3 +79,12 @@ class ModelEntries:
                 # Removed or changed since it was listed.
                 return None
         return self._inspected[model.sha256]
+
+
+def _status(status: ModelStatus | None) -> dict[str, Any]:
+    """In the words of llama.cpp's router."""
+    if status is None or status.state == "stopping":
+        return {"value": "unloaded"}
+    if status.state == "failed":
+        return {"value": "unloaded", "failed": True}
+    return {"value": "loaded" if status.state == "ready" else "loading"}

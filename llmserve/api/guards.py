@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmserve.api.envelope import REPLY_HEADERS
 from llmserve.api.limits import Limits
 from llmserve.api.replies import HeaderList
+from llmserve.api.unsupported import UNSUPPORTED
 from llmserve.errors import (
     AuthenticationFailed,
     BodyTooLarge,
@@ -66,7 +67,7 @@ class Guards:
             return
         if self._keys is not None and scope["path"] not in PUBLIC_PATHS:
             self._keys.check(headers)
-        if scope["method"] == "POST" or _has_body(headers):
+        if (scope["method"] == "POST" or _has_body(headers)) and scope["path"] not in UNSUPPORTED:
             check_content_type(headers)
         check_declared_length(headers, self._limits.body_bytes)
         await self._app(scope, _counted(receive, self._limits.body_bytes), send)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
 from llmserve.api.dialect import Dialect, RequestClock, json_response
 from llmserve.api.line_stream import LineStream, Tell
 from llmserve.api.tasks import until_hang_up
+from llmserve.api.terms import read_demand
 from llmserve.api.translated import Translated
 from llmserve.dialects.ollama.answers import EmbeddingTranslation, TextTranslation
 from llmserve.dialects.ollama.errors import error_body
@@ -32,7 +32,8 @@ from llmserve.dialects.ollama.requests import (
     OllamaPullRequest,
     OllamaShowRequest,
 )
-from llmserve.errors import InvalidRequest, LlmserveError
+from llmserve.errors import InvalidRequest
+from llmserve.fleet.demand import Demand
 from llmserve.openai.parse import Parsed
 
 # What `expires_at` says of a model that stays: clients show a time, and the format has no word for "never".
@@ -85,9 +86,8 @@ class OllamaRoutes:
         translation = TextTranslation(asked.model, RequestClock(), chat=chat)
         if asked.asks_nothing:
             return Response(translation.loaded(await self._load(request, asked)), media_type="application/json")
-        call = await self._dialect.prepare(request, lambda: self._internal(asked))
-        answer = Translated(self._dialect.relay(call, parsed.ignored_fields), translation)
-        return self._kept_alive(answer, asked.model, asked.keep_alive)
+        call = await self._dialect.prepare(request, lambda: self._internal(asked), asked.keep_alive)
+        return Translated(self._dialect.relay(call, parsed.ignored_fields), translation)
 
     def _internal(self, asked: _Text) -> Any:
         """The internal request, with what suits the model where this states nothing; reads the disk."""
@@ -101,30 +101,19 @@ class OllamaRoutes:
         if asked.keep_alive == 0:
             await self._gateway.fleet.stop(asked.model)
             return "unload"
-        await until_hang_up(request.receive, self._loaded(asked.model))
+        demand = read_demand(request.scope, None, asked.keep_alive)
+        await until_hang_up(request.receive, self._loaded(asked.model, demand))
         return "load"
 
-    async def _loaded(self, model: str) -> None:
-        lease = await self._gateway.fleet.lease(model)
+    async def _loaded(self, model: str, demand: Demand) -> None:
+        lease = await self._gateway.fleet.lease(model, demand)
         lease.release()
 
     async def _vectors(self, request: Request, parsed: Parsed[Any], *, single: bool) -> ASGIApp:
         asked: OllamaEmbedRequest | OllamaEmbeddingsRequest = parsed.request
         translation = EmbeddingTranslation(asked.model, RequestClock(), single=single)
-        call = await self._dialect.prepare(request, asked.internal)
-        answer = Translated(self._dialect.relay(call, parsed.ignored_fields), translation)
-        return self._kept_alive(answer, asked.model, asked.keep_alive)
-
-    def _kept_alive(self, answer: ASGIApp, model: str, keep_alive: float | None) -> ASGIApp:
-        if keep_alive != 0:
-            return answer
-
-        async def answer_and_unload(scope: Scope, receive: Receive, send: Send) -> None:
-            await answer(scope, receive, send)
-            with suppress(LlmserveError):  # others use it, or it is gone already
-                await self._gateway.fleet.stop(model)
-
-        return answer_and_unload
+        call = await self._dialect.prepare(request, asked.internal, asked.keep_alive)
+        return Translated(self._dialect.relay(call, parsed.ignored_fields), translation)
 
     # --- models ------------------------------------------------------------------------------------------------------
 

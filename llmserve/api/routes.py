@@ -126,10 +126,13 @@ class Routes:
     # --- models ------------------------------------------------------------------------------------------------------
 
     async def models(self, request: Request) -> Response:
-        return _json({"object": "list", "data": await asyncio.to_thread(self._entries.all)})
+        return _json(
+            {"object": "list", "data": await asyncio.to_thread(self._entries.all, self._gateway.fleet.status())}
+        )
 
     async def model(self, request: Request) -> Response:
-        return _json(await asyncio.to_thread(self._entries.one, request.path_params["model"]))
+        statuses = self._gateway.fleet.status()
+        return _json(await asyncio.to_thread(self._entries.one, request.path_params["model"], statuses))
 
     # --- state -------------------------------------------------------------------------------------------------------
 

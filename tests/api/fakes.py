@@ -29,6 +29,7 @@ from llmserve.fleet.connection import WorkerConnection, connect
 from llmserve.fleet.demand import Demand
 from llmserve.fleet.status import ModelStatus
 from llmserve.settings import Settings
+from llmserve.store.catalog import Catalog
 from llmserve.store.names import HubReference, LogicalName
 from llmserve.store.options import PullOptions
 from llmserve.store.origins import Wanted
@@ -93,6 +94,8 @@ class FakeStore:
     """Two models, always there."""
 
     models: ClassVar[dict[str, InstalledModel]] = {model.name: model for model in (MODEL, HUB_MODEL)}
+
+    catalog = Catalog(())
 
     def list(self) -> tuple[InstalledModel, ...]:
         return tuple(self.models.values())
