@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.contract.servers import Server, llama_subject, vllm_python, vllm_subject
+from tests.contract.servers import Server, llama_subject, starter_vllm_subject
 
 
 @pytest.fixture(scope="package", params=["llama.cpp", "vllm"])
@@ -17,11 +16,9 @@ def server(
 ) -> Iterator[Server]:
     """A gateway with one engine. vLLM's needs what `scripts/test-vllm` prepares, and is skipped without it."""
     if request.param == "vllm":
-        directory = os.environ.get("LLMSERVE_TEST_SAFETENSORS")
-        python = vllm_python(starter_home)
-        if directory is None or python is None:
+        subject = starter_vllm_subject(starter_home, tmp_path_factory.mktemp("home"))
+        if subject is None:
             pytest.skip("vLLM and a safetensors model are not at hand: run scripts/test-vllm, which makes them")
-        subject = vllm_subject(tmp_path_factory.mktemp("home"), python, Path(directory))
     else:
         subject = llama_subject(starter_home)
     running = Server(subject)

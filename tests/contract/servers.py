@@ -18,8 +18,8 @@ import psutil
 
 from tests.support import until
 
-# The model's own, which every quantization of it follows well enough to end its answers.
-SYSTEM = {"role": "system", "content": "You are a helpful AI assistant named SmolLM, trained by Hugging Face"}
+# With it every quantization of the model answers the questions here, and ends its answers.
+SYSTEM = {"role": "system", "content": "You are a helpful AI assistant."}
 
 # A first start of vLLM reads gigabytes of Python and libraries; nothing is compiled.
 _START_SECONDS = 240
@@ -102,6 +102,13 @@ def vllm_subject(home: Path, python: Path, directory: Path) -> Subject:
     environment = {"LLMSERVE_HOME": str(home), "LLMSERVE_VLLM_PYTHON": str(python)}
     _llmserve(environment, "pull", str(directory))
     return Subject("vllm", f"{directory.name}:local", environment)
+
+
+def starter_vllm_subject(starter_home: Path, home: Path) -> Subject | None:
+    """The starter model on vLLM, with a store in `home`; None where `scripts/test-vllm` did not prepare it."""
+    directory = os.environ.get("LLMSERVE_TEST_SAFETENSORS")
+    python = vllm_python(starter_home)
+    return None if directory is None or python is None else vllm_subject(home, python, Path(directory))
 
 
 def vllm_python(home: Path) -> Path | None:

@@ -254,7 +254,7 @@ def test_a_limit_beyond_the_context_is_no_error(server: Server) -> None:
 
 
 def test_a_request_that_states_no_limit_is_answered(server: Server) -> None:
-    messages = [{"role": "user", "content": QUESTION}]
+    messages = [SYSTEM, {"role": "user", "content": QUESTION}]
     request = {"model": server.model, "messages": messages, "temperature": 0, "stop": ["Paris"]}
     answer = server.http.post("/v1/chat/completions", json=request).json()
     assert answer["choices"][0]["finish_reason"] == "stop"
@@ -264,7 +264,8 @@ def test_who_hangs_up_ends_the_work(server: Server) -> None:
     request = {"model": server.model, "prompt": "Once", "max_tokens": 2000, "ignore_eos": True, "stream": True}
     with server.http.stream("POST", "/v1/completions", json=request) as stream:
         assert stream.status_code == 200
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: its end would close the stream
+        next(lines)
         assert server.open_requests() == 1
     hung_up = time.monotonic()
     until(lambda: server.open_requests() == 0, seconds=5)

@@ -1,0 +1,63 @@
+"""Both engines compute the same model: its greedy answers agree as far as rounding lets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.servers import SYSTEM, Server, llama_subject, starter_vllm_subject
+
+PROMPTS = (
+    "What is the capital of France?",
+    "What is the capital of Italy?",
+    "What is two plus two?",
+    "Name a colour.",
+    "Name the first month of the year.",
+    "What is water made of?",
+    "Who wrote Hamlet?",
+    "What do bees make?",
+    "How many days are in a week?",
+    "What is the largest planet?",
+    "What is the opposite of hot?",
+    "Where do fish live?",
+    "What do cows eat?",
+    "What is ice?",
+    "Which animal barks?",
+    "What is the sun?",
+    "Name a fruit.",
+    "Name a season.",
+    "What comes after Monday?",
+    "What is a dictionary?",
+)
+_TOKENS = 8
+_AGREEING = 18
+
+
+@pytest.fixture(scope="module")
+def both(starter_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    vllm = starter_vllm_subject(starter_home, tmp_path_factory.mktemp("home"))
+    if vllm is None:
+        pytest.skip("vLLM and a safetensors model are not at hand: run scripts/test-vllm, which makes them")
+    servers = (Server(llama_subject(starter_home)), Server(vllm))
+    yield servers
+    for server in servers:
+        server.stop()
+
+
+def first_tokens(server: Server, prompt: str) -> list[str]:
+    """The tokens with which the greedy answer begins."""
+    messages = [SYSTEM, {"role": "user", "content": prompt}]
+    answer = server.ask("/v1/chat/completions", messages=messages, max_tokens=_TOKENS, logprobs=True).json()
+    return [entry["token"] for entry in answer["choices"][0]["logprobs"]["content"]]
+
+
+def test_greedy_answers_agree(both: tuple[Server, Server], capsys: pytest.CaptureFixture[str]) -> None:
+    llama, vllm = both
+    rows = [(prompt, first_tokens(llama, prompt), first_tokens(vllm, prompt)) for prompt in PROMPTS]
+    with capsys.disabled():
+        print(f"\n{'prompt':36}{'agree':6} llama.cpp | vLLM")
+        for prompt, ours, theirs in rows:
+            print(f"{prompt:36}{'yes' if ours == theirs else 'no':6} {''.join(ours)!r} | {''.join(theirs)!r}")
+    assert sum(ours == theirs for _, ours, theirs in rows) >= _AGREEING

@@ -1,0 +1,91 @@
+"""Whatever of vLLM dies or hangs: every client is told in time, nothing of it is left, the next request is served."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from tests.contract.servers import Server, starter_vllm_subject
+from tests.support import until
+
+STREAMS = 8
+
+
+@pytest.fixture(scope="module")
+def vllm(starter_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    subject = starter_vllm_subject(starter_home, tmp_path_factory.mktemp("home"))
+    if subject is None:
+        pytest.skip("vLLM and a safetensors model are not at hand: run scripts/test-vllm, which makes them")
+    server = Server(subject)
+    yield server
+    server.stop()
+
+
+def part(server: Server, name: str) -> psutil.Process:
+    """The process of vLLM's whose title or command line has `name` in it."""
+    return next(process for process in server.parts() if name in " ".join(process.cmdline()))
+
+
+def stream_until_error(server: Server, begun: Barrier) -> tuple[float, str]:
+    """Read a long stream to its end; when that was, and its last event."""
+    request: dict[str, Any] = {"model": server.model, "prompt": "Once", "max_tokens": 3000, "ignore_eos": True}
+    last = ""
+    with (
+        httpx2.Client(base_url=server.url, timeout=60) as http,
+        http.stream("POST", "/v1/completions", json={**request, "stream": True}) as stream,
+    ):
+        lines = stream.iter_lines()
+        next(lines)
+        begun.wait(timeout=60)
+        for line in lines:
+            last = line or last
+    return time.monotonic(), last
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "bound_seconds"),
+    [
+        ("api_server", signal.SIGKILL, 1.0),
+        ("VLLM::EngineCore", signal.SIGKILL, 1.0),
+        ("VLLM::EngineCore", signal.SIGSTOP, 15.0),
+    ],
+    ids=["server killed", "engine killed", "engine stopped"],
+)
+def test_a_part_that_dies_or_hangs_ends_all(
+    vllm: Server, name: str, sent: signal.Signals, bound_seconds: float
+) -> None:
+    vllm.complete("Hi", max_tokens=1)
+    parts = vllm.parts()
+    begun = Barrier(STREAMS + 1)
+    with ThreadPoolExecutor(STREAMS) as pool:
+        streams = [pool.submit(stream_until_error, vllm, begun) for _ in range(STREAMS)]
+        begun.wait(timeout=60)
+        part(vllm, name).send_signal(sent)
+        happened = time.monotonic()
+        ends = [stream.result(timeout=60) for stream in streams]
+    assert all('"error"' in last for _, last in ends)
+    assert max(ended for ended, _ in ends) - happened < bound_seconds
+    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in parts), seconds=2)
+    assert vllm.complete("Hi", max_tokens=1)["choices"]
+
+
+def test_a_killed_gateway_leaves_nothing_of_it(starter_home: Path, tmp_path: Path) -> None:
+    subject = starter_vllm_subject(starter_home, tmp_path)
+    if subject is None:
+        pytest.skip("vLLM and a safetensors model are not at hand: run scripts/test-vllm, which makes them")
+    server = Server(subject)
+    parts = server.parts()
+    server.process.kill()
+    server.process.wait()
+    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in parts), seconds=3)
+    server.http.close()
+    server.openai.close()
