@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -22,12 +23,22 @@ class EventStream:
     the stream.
     """
 
-    def __init__(self, scope: Scope, send: Send, headers: HeaderList, keep_alive_seconds: float) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        send: Send,
+        headers: HeaderList,
+        keep_alive_seconds: float,
+        waits_for: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`waits_for` says, as long as nothing was written, what the stream waits for; the comments repeat it."""
         self.writer = writer_for(scope, send)
         self._headers = headers
         self._send = send
         self._keep_alive_seconds = keep_alive_seconds
+        self._waits_for = waits_for
         self._silent = True
+        self._written = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
@@ -51,6 +62,7 @@ class EventStream:
     def write(self, whole_events: bytes) -> None:
         """Raises what `BodyWriter.write` does."""
         self._silent = False
+        self._written = True
         self.writer.write(whole_events)
 
     async def end(self, last_event: bytes = b"") -> None:
@@ -64,7 +76,8 @@ class EventStream:
 
     def _keep_alive(self) -> None:
         if self._silent and not self.writer.paused:
-            self.writer.write(sse.KEEP_ALIVE)
+            reason = None if self._written else self._waits_for()
+            self.writer.write(sse.KEEP_ALIVE if reason is None else sse.comment(reason))
         self._silent = True
         self._keep_alive_later()
 

@@ -50,13 +50,19 @@ class Gateway:
 
     def pending(self) -> dict[str, str]:
         """The preloaded models that are not ready, each with the reason."""
-        waiting = {model: "loading" for model, task in self._preloads.items() if not task.done()}
+        phases = self.phases()
+        waiting = {model: phases.get(model, "loading") for model, task in self._preloads.items() if not task.done()}
         failed = {
             model: failure
             for model, task in self._preloads.items()
             if task.done() and not task.cancelled() and (failure := task.result()) is not None
         }
         return {**waiting, **failed}
+
+    def phases(self) -> dict[str, str]:
+        """What each model that is loading is doing, where it says so: "loading: compiling, 12 s"."""
+        statuses = (status for status in self.fleet.status() if status.state == "loading" and status.phase is not None)
+        return {status.name: f"loading: {status.phase}" for status in statuses}
 
     async def drain(self, seconds: float) -> None:
         """Refuse new generations, let the running ones end for up to `seconds`, then end the workers."""

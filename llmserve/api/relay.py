@@ -66,6 +66,7 @@ class Relay:
 
     def __init__(self, gateway: Gateway, call: Call, headers: HeaderList) -> None:
         self._fleet = gateway.fleet
+        self._phases = gateway.phases
         self._limits = gateway.limits
         self._metrics = gateway.metrics
         self._call = call
@@ -101,7 +102,8 @@ class Relay:
 
     async def _stream(self, scope: Scope, send: Send) -> None:
         """Until the stream has started a failure is a real status; from then on it is an event."""
-        async with EventStream(scope, send, self._headers, self._limits.keep_alive_seconds) as stream:
+        keep_alive = self._limits.keep_alive_seconds
+        async with EventStream(scope, send, self._headers, keep_alive, self._waits_for) as stream:
             try:
                 with ExitStack() as owned:
                     await self._relay(stream, owned)
@@ -115,6 +117,10 @@ class Relay:
                 if not stream.started:
                     raise
                 await stream.end(sse.error_event(as_answer(error, self._call.request_id)))
+
+    def _waits_for(self) -> str | None:
+        """What the model is doing while it is loaded, where it says so."""
+        return self._phases().get(self._call.model)
 
     async def _relay(self, stream: EventStream, owned: ExitStack) -> None:
         opening = asyncio.create_task(self._open(owned, first_events))

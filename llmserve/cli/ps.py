@@ -36,7 +36,9 @@ def command(as_json: bool) -> None:
 
 def _row(model: ModelStatus) -> tuple[str, ...]:
     plan = model.plan
-    state = model.state if model.progress is None else f"{model.state} {model.progress:.0%}"
+    state = model.state if model.phase is None else f"{model.state}: {model.phase}"
+    if model.progress is not None:
+        state = f"{state} {model.progress:.0%}"
     unloads = "" if model.unload_in_seconds is None else f"in {model.unload_in_seconds:.0f} s"
     planned = (
         ("", "", "", "")

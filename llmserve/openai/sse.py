@@ -20,6 +20,11 @@ def error_event(error: LlmserveError) -> bytes:
     return event(error.body())
 
 
+def comment(text: str) -> bytes:
+    """An event that says `text` to who looks at the stream, and nothing to a program that reads it."""
+    return f": {''.join(character for character in text if character.isprintable())}\n\n".encode()
+
+
 class EventParser:
     """Splits a stream into the data of its events, however the bytes are cut into chunks.
 

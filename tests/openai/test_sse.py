@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmserve.errors import ContextLengthExceeded, WorkerDied
-from llmserve.openai.sse import DONE, KEEP_ALIVE, EventParser, error_event, event
+from llmserve.openai.sse import DONE, KEEP_ALIVE, EventParser, comment, error_event, event
 
 
 def test_error_event_has_openai_shape() -> None:
@@ -77,3 +77,8 @@ def test_parser_reads_byte_by_byte(line_end: bytes) -> None:
 )
 def test_parser_follows_the_standard(stream: bytes, events: list[bytes]) -> None:
     assert EventParser().feed(stream) == events
+
+
+def test_a_comment_is_one_line_whatever_it_says() -> None:
+    assert comment("loading: compiling, 3 s") == b": loading: compiling, 3 s\n\n"
+    assert comment("a\n\ndata: b") == b": adata: b\n\n"
