@@ -7,6 +7,7 @@ every cycle it does not need is one less that blurs the comparison.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import statistics
@@ -48,28 +49,48 @@ _WORDS = [
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`requests` chats by `clients` at once, each with a prompt of its own and exactly `output_tokens` written."""
+    """`requests` chats by `clients` at once, each with a prompt of its own and exactly `output_tokens` written.
+
+    `system_words`: all begin with one and the same system message of so many words; 0: the model's own.
+    """
 
     clients: int
     requests: int
     prompt_words: int = 52
     output_tokens: int = 64
+    system_words: int = 0
+
+    @property
+    def system(self) -> str | None:
+        return " ".join(random.Random("system").choices(_WORDS, k=self.system_words)) if self.system_words else None
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one run: output tokens per second of all clients together, and medians over its requests, in seconds."""
+    """Of one run: output tokens per second of all clients together, and over its requests, in seconds, the median and
+    the 95th percentile of the time to the first token, and the median time per token after it.
+    """
 
     throughput: float
     ttft: float
+    ttft_p95: float
     tpot: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Timing:
+class Timing:
+    """One chat on the clock, in seconds: when it was sent, and when each piece of its text arrived."""
+
     sent: float
-    first: float
-    last: float
+    arrivals: tuple[float, ...]
+
+    @property
+    def ttft(self) -> float:
+        return self.arrivals[0] - self.sent
+
+    @property
+    def gaps(self) -> list[float]:
+        return [later - earlier for earlier, later in itertools.pairwise(self.arrivals)]
 
 
 def prompts(load: Load, seed: int) -> list[str]:
@@ -84,11 +105,11 @@ def prompts(load: Load, seed: int) -> list[str]:
 async def run(load: Load, port: int, model: str, texts: Sequence[str]) -> Figures:
     """Send `texts`, `load.clients` at a time. Raises `RuntimeError` on an error or a wrong number of tokens."""
     queue = list(reversed(texts))
-    timings: list[_Timing] = []
+    timings: list[Timing] = []
 
     async def client() -> None:
         while queue:
-            timings.append(await _chat(load, port, model, queue.pop()))
+            timings.append(await chat(load, port, model, queue.pop()))
 
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
@@ -97,16 +118,24 @@ async def run(load: Load, port: int, model: str, texts: Sequence[str]) -> Figure
     seconds = time.perf_counter() - started
     return Figures(
         throughput=len(timings) * load.output_tokens / seconds,
-        ttft=statistics.median(timing.first - timing.sent for timing in timings),
-        tpot=statistics.median((timing.last - timing.first) / (load.output_tokens - 1) for timing in timings),
+        ttft=statistics.median(timing.ttft for timing in timings),
+        ttft_p95=percentile([timing.ttft for timing in timings], 95),
+        tpot=statistics.median(sum(timing.gaps) / (load.output_tokens - 1) for timing in timings),
     )
 
 
-async def _chat(load: Load, port: int, model: str, text: str) -> _Timing:
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value that `percent` of `values` (at least one) do not exceed."""
+    return sorted(values)[max(0, -(-len(values) * percent // 100) - 1)]
+
+
+async def chat(load: Load, port: int, model: str, text: str) -> Timing:
+    """Stream one chat to its end. Raises `RuntimeError` on an error or a wrong number of tokens."""
+    system = [{"role": "system", "content": load.system}] if load.system_words else []
     body = json.dumps(
         {
             "model": model,
-            "messages": [{"role": "user", "content": text}],
+            "messages": [*system, {"role": "user", "content": text}],
             "max_tokens": load.output_tokens,
             "temperature": 0,
             "ignore_eos": True,
@@ -121,15 +150,14 @@ async def _chat(load: Load, port: int, model: str, text: str) -> _Timing:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     sent = time.perf_counter()
     writer.write(head + body)
-    first = last = 0.0
+    arrivals: list[float] = []
     tail = b""
     while data := await reader.read(65536):
         if b'"content":"' in data.replace(b'"content":""', b"") and b"data: " in data:
-            last = time.perf_counter()
-            first = first or last
+            arrivals.append(time.perf_counter())
         tail = (tail + data)[-4096:]
     writer.close()
     await writer.wait_closed()
-    if f'"completion_tokens":{load.output_tokens}'.encode() not in tail or not first:
+    if f'"completion_tokens":{load.output_tokens}'.encode() not in tail or not arrivals:
         raise RuntimeError(f"the answer is not whole: {tail[-400:]!r}")
-    return _Timing(sent, first, last)
+    return Timing(sent, tuple(arrivals))

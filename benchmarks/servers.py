@@ -35,11 +35,13 @@ def llmserve(model: Path, home: Path, parallel: int) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def llama_server(binary: Path, model: Path, parallel: int, threads: int, folder: Path) -> Iterator[Server]:
-    """llama-server with as many slots as clients, each with 2,048 tokens: its own best case for each load."""
+def llama_server(
+    binary: Path, model: Path, parallel: int, threads: int, folder: Path, *, slot_tokens: int = 2048
+) -> Iterator[Server]:
+    """llama-server with as many slots as clients, each with `slot_tokens` tokens: its own best case for each load."""
     port = _free_port()
     argv = [str(binary), "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "--no-webui"]
-    argv += ["-np", str(parallel), "-c", str(2048 * parallel), "-t", str(threads)]
+    argv += ["-np", str(parallel), "-c", str(slot_tokens * parallel), "-t", str(threads)]
     with _running(argv, dict(os.environ), f"http://127.0.0.1:{port}/health", folder / "llama-server.log"):
         yield Server("llama-server", port, model.stem)
 
