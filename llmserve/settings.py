@@ -55,17 +55,18 @@ class Settings:
     insecure_no_auth: allow an address off loopback without a key. allowed_hosts, allowed_origins: more names for the
     Host and Origin checks. strict: a request field nobody knows is a 400 instead of a response header.
     engine, context, parallel, kv_type, threads, gpu_layers: override the plan. load_shape: whose winner to take where
-    `tune` measured several. vllm_python: the interpreter (or the
-    folder of the environment) that has a vLLM of the user's own, which is then used. output_format: how models write thoughts
-    and tool calls, where their chat templates do not show it. speculation: answers may be drafted ahead from their own
-    text (yes, unless this says no). max_output_tokens: the cap of a
-    request that states none. keep_alive: seconds an idle model stays loaded (-1: for ever). max_queue: requests
-    that may wait per model. max_queue_seconds: how long a request may wait for a place, loading included, before it is
-    told to come again. load_timeout: seconds a worker may take to become ready. memory_reserve: bytes of RAM to keep
-    free: idle models are unloaded when less is. models, groups: see `ModelSettings`, `ModelGroup`; only in the file.
-    locked: serve only what this lock file names. disk_budget: the most bytes that the models of the store may take
-    (as a number or like "20GB"). make_room: remove the models used longest ago without asking, where the disk budget
-    needs it. prefix_disk: the most bytes of the disk for prefixes that outlive a model's worker (0: none do).
+    `tune` measured several. vllm_python: the interpreter (or the folder of the environment) that has a vLLM of the
+    user's own, which is then used. output_format: how models write thoughts and tool calls, where their chat templates
+    do not show it. speculation: answers may be drafted ahead from their own text (yes, unless this says no).
+    fast_start: vLLM starts without compiling the model, sooner and slower then (yes on CPUs, no on GPUs, unless this
+    says otherwise). max_output_tokens: the cap of a request that states none. keep_alive: seconds an idle model stays
+    loaded (-1: for ever). max_queue: requests that may wait per model. max_queue_seconds: how long a request may wait
+    for a place, loading included, before it is told to come again. load_timeout: seconds a worker may take to become
+    ready. memory_reserve: bytes of RAM to keep free: idle models are unloaded when less is. models, groups: see
+    `ModelSettings`, `ModelGroup`; only in the file. locked: serve only what this lock file names. disk_budget: the most
+    bytes that the models of the store may take (as a number or like "20GB"). make_room: remove the models used longest
+    ago without asking, where the disk budget needs it. prefix_disk: the most bytes of the disk for prefixes that
+    outlive a model's worker (0: none do).
     """
 
     home: Path | None = None
@@ -88,6 +89,7 @@ class Settings:
     load_shape: LoadShape | None = None
     output_format: str | None = None
     speculation: bool | None = None
+    fast_start: bool | None = None
     max_output_tokens: int | None = None
     keep_alive: float | None = None
     max_queue: int | None = None

@@ -90,17 +90,17 @@ def plan_vllm(hardware: HardwareInfo, model: ModelInfo, settings: Settings, refu
         reason=_reason(model, settings, chosen, memory),
         refused=(*refused, *idle),
         kind=model.kind,
-        vllm=_options(model, chosen),
+        vllm=_options(model, settings, chosen),
     )
 
 
-def _options(model: ModelInfo, chosen: _Candidate) -> VllmOptions:
+def _options(model: ModelInfo, settings: Settings, chosen: _Candidate) -> VllmOptions:
     old = any((gpu.compute_capability or LEAST_CAPABILITY) < _BFLOAT16_CAPABILITY for gpu in chosen.gpus)
     parsers = choose_parsers(model)
     return VllmOptions(
         dtype="half" if old else "auto",
         kv_cache_bytes=chosen.memory[0].kv_cache,
-        eager=False,
+        eager=settings.fast_start is True,
         tool_parser=parsers.tool,
         reasoning_parser=parsers.reasoning,
     )

@@ -72,7 +72,7 @@ def plan_vllm_cpu(
             dtype="bfloat16",
             kv_cache_bytes=memory.kv_cache,
             # Compiling takes a minute at every change of the model or its options, and gains little on a processor.
-            eager=True,
+            eager=settings.fast_start is not False,
             tool_parser=parsers.tool,
             reasoning_parser=parsers.reasoning,
         ),

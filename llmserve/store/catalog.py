@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from llmserve.store.blobs import Expected, is_sha256
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.names import HubReference, LogicalName, PypiReference, parse_name
 from llmserve.store.quantizations import canonical_quantization
-from llmserve.types import ModelFormat
+from llmserve.types import ModelFormat, ParserNames
 
+_PARSER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 TASKS = ("chat", "code", "reasoning", "embed", "rerank")
 
 
@@ -53,7 +55,10 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
-    """A logical name with at least one variant; `task` says what it is for (chat, code, reasoning, embed, rerank)."""
+    """A logical name with at least one variant; `task` says what it is for (chat, code, reasoning, embed, rerank).
+
+    `parsers` are those of vLLM's that read its calls and thoughts, where its chat template does not show which.
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -62,6 +67,7 @@ class CatalogModel:
     variants: tuple[Variant, ...]
     defaults: ChatDefaults = field(default_factory=ChatDefaults)
     task: str = "chat"
+    parsers: ParserNames | None = None
 
     @property
     def tag(self) -> str:
@@ -157,7 +163,9 @@ def _read(file: Path) -> tuple[CatalogModel, ...]:
 
 
 def _model(name: str, table: _Table) -> CatalogModel:
-    table.refuse_unknown("aliases", "license", "description", "task", "variants", "defaults")
+    table.refuse_unknown(
+        *("aliases", "license", "description", "task", "variants", "defaults", "tool_parser", "reasoning_parser")
+    )
     aliases = table.texts("aliases")
     for spelled in (name, *aliases):
         _check_name(table, spelled)
@@ -174,7 +182,17 @@ def _model(name: str, table: _Table) -> CatalogModel:
         variants=variants,
         defaults=_defaults(table.table("defaults")) if "defaults" in table.data else ChatDefaults(),
         task=_task(table),
+        parsers=_parsers(table),
     )
+
+
+def _parsers(table: _Table) -> ParserNames | None:
+    stated = ParserNames(table.text_or_none("tool_parser"), table.text_or_none("reasoning_parser"))
+    for key, name in (("tool_parser", stated.tool), ("reasoning_parser", stated.reasoning)):
+        # It becomes an argument of vLLM's command line.
+        if name is not None and not _PARSER.fullmatch(name):
+            table.fail(key, "a name of letters, digits, dots, dashes and underscores is needed")
+    return stated if stated != ParserNames() else None
 
 
 def _task(table: _Table) -> str:

@@ -168,7 +168,8 @@ class Store:
 
             return _inspect(local.locate(Path(name)))
         manifest = self.manifest(name)
-        info = _inspect(self.load_path(manifest))
+        entry = self.catalog.entry(manifest.name)
+        info = replace(_inspect(self.load_path(manifest)), parsers=None if entry is None else entry.parsers)
         return info if manifest.template is None else replace(info, chat_template=self.own_template(manifest))
 
     def adopt(
