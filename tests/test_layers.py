@@ -22,8 +22,10 @@ ROWS = (
     ("dialects",),
     ("hardware",),
     ("store",),
+    ("state",),
     ("engines",),
     ("fleet",),
+    ("tuning",),
     ("api",),
     ("client",),
     ("cli",),
@@ -36,7 +38,8 @@ TOP = "__main__"
 BOTTOM = "__init__"
 
 ENGINES = {"llama_cpp", "torch", "vllm"}
-ENGINE_IMPORTS = {(f"llmserve.llama.{name}", "llama_cpp") for name in ("runner", "embedding_runner", "token_batch")}
+NATIVE_MODULES = ("runner", "embedding_runner", "token_batch", "quantizer")
+ENGINE_IMPORTS = {(f"llmserve.llama.{name}", "llama_cpp") for name in NATIVE_MODULES}
 GATEWAY = ("llmserve.api", "llmserve.fleet", "llmserve.cli", "llmserve.client", "llmserve.__main__")
 
 UNSAFE_MODULES = {"pickle", "cPickle", "shelve", "marshal", "dill", "cloudpickle"}

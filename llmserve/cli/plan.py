@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmserve.cli.bars import legend, memory_bar
 from llmserve.cli.options import plan_options
 from llmserve.cli.terminal import bytes_text, print_json, print_table
 from llmserve.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from llmserve.planning.measurements import Knowledge
     from llmserve.settings import Settings
     from llmserve.types import DeviceMemory, EnginePlan, HardwareInfo, ModelInfo
 
@@ -28,16 +31,19 @@ if TYPE_CHECKING:
 @plan_options
 def command(model: str, as_json: bool, hardware: Path | None, **flags: Any) -> None:
     """Show how MODEL would be run here, and why. Nothing is loaded."""
+    from llmserve.planning.advice import what_would_change
     from llmserve.planning.plan import plan
     from llmserve.settings import load_settings
 
     settings = load_settings(flags)
     info = _inspect(settings, model)
-    decided = plan(_this_machine(settings) if hardware is None else read_hardware(hardware), info, settings)
+    machine = _this_machine(settings) if hardware is None else read_hardware(hardware)
+    knowledge = _knowledge(settings, machine, model)
+    decided = plan(machine, info, settings, knowledge)
     if as_json:
         print_json(decided)
     else:
-        _print_plan(decided)
+        _print_plan(decided, what_would_change(machine, info, settings, decided, knowledge))
 
 
 def read_hardware(path: Path) -> HardwareInfo:
@@ -67,6 +73,21 @@ def _this_machine(settings: Settings) -> HardwareInfo:
     return probe_for(settings)
 
 
+def _knowledge(settings: Settings, machine: HardwareInfo, model: str) -> Knowledge:
+    """What was measured on that machine of the model; nothing of a file that the store does not know."""
+    from llmserve.cli.models import known_model, open_store
+    from llmserve.errors import ModelNotFound
+    from llmserve.planning.measurements import NOTHING_KNOWN
+    from llmserve.settings import home_directory
+    from llmserve.state.database import StateDatabase, key_of
+
+    try:
+        installed = known_model(open_store(settings), model)
+    except ModelNotFound:
+        return NOTHING_KNOWN
+    return StateDatabase.in_home(home_directory(settings)).knowledge(key_of(machine, installed, "llama.cpp"))
+
+
 def _inspect(settings: Settings, model: str) -> ModelInfo:
     """What the model's file says; a file given by its path is read where it is and not added to the store."""
     from llmserve.cli.models import open_store
@@ -85,12 +106,17 @@ def _prefixes(plan: EnginePlan) -> str:
     return f"{plan.saved_tokens} tokens in RAM, {disk} on the disk from run to run"
 
 
-def _print_plan(plan: EnginePlan) -> None:
+def _gpu_layers(plan: EnginePlan) -> str:
+    experts = f", without the experts of {plan.experts_in_ram}" if plan.experts_in_ram else ""
+    return f"{plan.gpu_layers} of {plan.total_layers}{experts}"
+
+
+def _print_plan(plan: EnginePlan, changes: Sequence[str]) -> None:
     print_table(
         [
             ("engine", plan.engine),
             ("devices", ", ".join(plan.devices)),
-            ("gpu layers", f"{plan.gpu_layers} of {plan.total_layers}"),
+            ("gpu layers", _gpu_layers(plan)),
             ("context", f"{plan.context} tokens"),
             ("parallel", _sequences(plan)),
             ("kv type", plan.kv_type),
@@ -101,6 +127,7 @@ def _print_plan(plan: EnginePlan) -> None:
             ("fits", "yes" if plan.fits else "no: more than is available"),
             ("why", plan.reason),
             *[("refused", f"{refusal.option}: {refusal.reason}") for refusal in plan.refused],
+            *[("change", sentence) for sentence in changes],
         ]
     )
     click.echo()
@@ -108,8 +135,18 @@ def _print_plan(plan: EnginePlan) -> None:
         [_memory_row(memory) for memory in plan.memory],
         ("MEMORY", "WEIGHTS", "KV CACHE", "COMPUTE", "OVERHEAD", "PREFIXES", "TOTAL", "AVAILABLE"),
     )
+    click.echo()
+    print_table([(memory.device, memory_bar(memory), _share(memory)) for memory in plan.memory])
+    click.echo(legend())
+
+
+def _share(memory: DeviceMemory) -> str:
+    if not memory.available:
+        return bytes_text(memory.total)
+    return f"{bytes_text(memory.total)} of {bytes_text(memory.available)}, {memory.total / memory.available:.0%}"
 
 
 def _memory_row(memory: DeviceMemory) -> tuple[str, ...]:
-    parts = (memory.weights, memory.kv_cache, memory.compute, memory.overhead, memory.saved_prefixes)
+    overhead = memory.overhead + memory.correction
+    parts = (memory.weights, memory.kv_cache, memory.compute, overhead, memory.saved_prefixes)
     return (memory.device, *map(bytes_text, (*parts, memory.total, memory.available)))

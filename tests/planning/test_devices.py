@@ -28,7 +28,10 @@ def test_the_example_of_the_documentation() -> None:
 
 def test_a_gpu_that_the_build_cannot_use_is_the_reason() -> None:
     decided = plan(machine("rtx_3090_engine_cpu_only"), models.LLAMA31_8B, Settings())
-    sentence = "NVIDIA GeForce RTX 3090 is not used, because the installed llama.cpp was built for CPU only"
+    sentence = (
+        "NVIDIA GeForce RTX 3090 is not used, because the installed llama.cpp was built for CPU only "
+        "(`llmserve engines install llama.cpp` mends that)"
+    )
     assert sentence in decided.reason
     assert refusals(decided)["cuda:0"] == sentence
 

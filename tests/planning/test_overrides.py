@@ -134,4 +134,4 @@ def test_without_llama_cpp_a_gguf_file_cannot_be_run() -> None:
     with pytest.raises(Unavailable) as caught:
         plan(with_engines(machine("h100_80gb"), vllm=["cuda"]), models.LLAMA31_8B, Settings())
     assert "llama.cpp is not taken, because it is not installed" in caught.value.message
-    assert caught.value.hint == "install llama-cpp-python into llmserve's environment"
+    assert caught.value.hint == "`llmserve engines install llama.cpp` builds it for this machine"

@@ -1,0 +1,1 @@
+"""What was measured on this machine, kept from run to run."""

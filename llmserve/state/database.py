@@ -1,0 +1,168 @@
+"""`state.db`: what loads took, and which settings were the fastest, in SQLite in the data directory.
+
+Every method opens the file, works and closes it, and blocks: call it in a thread where an event loop runs. Several
+processes may use it at once (write-ahead log). What is in it is worth a measurement and no more, so a file that is
+damaged, or was written by a newer version, is put aside and begun anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmserve.planning.measurements import Knowledge, LoadMeasurement, TunedChoices
+from llmserve.types import Engine, HardwareInfo, InstalledModel, from_json, to_json
+
+FILE_NAME = "state.db"
+# Loads remembered of one model on one machine.
+KEPT_LOADS = 20
+
+_VERSION = 1
+_BUSY_SECONDS = 5.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS load (
+    id INTEGER PRIMARY KEY,
+    machine TEXT NOT NULL,
+    model TEXT NOT NULL,
+    build TEXT NOT NULL,
+    measurement TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS load_of ON load (machine, model, build);
+CREATE TABLE IF NOT EXISTS tuned (
+    machine TEXT NOT NULL,
+    model TEXT NOT NULL,
+    build TEXT NOT NULL,
+    shape TEXT NOT NULL,
+    choices TEXT NOT NULL,
+    PRIMARY KEY (machine, model, build, shape)
+);
+"""
+_OF = "machine = ? AND model = ? AND build = ?"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a measurement holds for: a machine, the digest of a model's file, and a build of an engine."""
+
+    machine: str
+    model: str
+    build: str
+
+
+def key_of(hardware: HardwareInfo, model: InstalledModel, engine: Engine) -> Key:
+    """The key for `model` run by the installed `engine` on `hardware`."""
+    info = next((info for info in hardware.engines if info.engine == engine), None)
+    devices = ",".join(info.devices) if info is not None else ""
+    version = info.version or "unknown" if info is not None else "none"
+    return Key(fingerprint(hardware), model.sha256, f"{engine} {version} {devices}")
+
+
+def fingerprint(hardware: HardwareInfo) -> str:
+    """A digest of what makes a machine this machine: not what happens to be free, nor versions of drivers."""
+    cpu, total = hardware.cpu, hardware.memory.total
+    facts = (
+        hardware.system,
+        (cpu.architecture, cpu.model, cpu.physical_cores, cpu.usable_cpus, cpu.features),
+        # The kernel keeps a different rest for itself after each update.
+        None if total is None else round(total / 2**30),
+        tuple((gpu.name, gpu.index, gpu.total_memory) for gpu in hardware.gpus),
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+class StateDatabase:
+    """The database at `path`, which is made when something is first written. Its directory must exist by then."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def in_home(cls, home: Path) -> StateDatabase:
+        return cls(home / FILE_NAME)
+
+    def knowledge(self, key: Key) -> Knowledge:
+        """Everything measured under `key`; nothing where there is no database, or it cannot be read."""
+        if not self._path.exists():
+            return Knowledge()
+        place = (key.machine, key.model, key.build)
+        try:
+            with self._open() as database:
+                loads = database.execute(f"SELECT measurement FROM load WHERE {_OF} ORDER BY id DESC", place)  # noqa: S608 - a constant
+                tuned = database.execute(f"SELECT choices FROM tuned WHERE {_OF} ORDER BY shape", place)  # noqa: S608 - a constant
+                return Knowledge(
+                    loads=tuple(from_json(LoadMeasurement, text) for (text,) in loads),
+                    tuned=tuple(from_json(TunedChoices, text) for (text,) in tuned),
+                )
+        except (sqlite3.Error, ValueError) as error:
+            logger.warning("what was measured on this machine cannot be read: %s", error)
+            return Knowledge()
+
+    def record_load(self, key: Key, load: LoadMeasurement) -> None:
+        """Remember a load; the oldest of those under `key` are forgotten. A failure is logged and no more."""
+        place = (key.machine, key.model, key.build)
+        self._write(
+            ("INSERT INTO load (machine, model, build, measurement) VALUES (?, ?, ?, ?)", (*place, to_json(load))),
+            (
+                f"DELETE FROM load WHERE {_OF} AND id NOT IN "  # noqa: S608 - a constant
+                f"(SELECT id FROM load WHERE {_OF} ORDER BY id DESC LIMIT {KEPT_LOADS})",
+                (*place, *place),
+            ),
+        )
+
+    def record_tuned(self, key: Key, tuned: TunedChoices) -> None:
+        """Remember the winner of one shape of load in place of an earlier one. A failure is logged."""
+        self._write(
+            (
+                "INSERT OR REPLACE INTO tuned (machine, model, build, shape, choices) VALUES (?, ?, ?, ?, ?)",
+                (key.machine, key.model, key.build, tuned.shape, to_json(tuned)),
+            )
+        )
+
+    def forget(self, key: Key) -> None:
+        """Forget everything measured under `key`."""
+        place = (key.machine, key.model, key.build)
+        self._write(*((f"DELETE FROM {table} WHERE {_OF}", place) for table in ("load", "tuned")))  # noqa: S608
+
+    def _write(self, *statements: tuple[str, tuple[str, ...]]) -> None:
+        try:
+            with self._open() as database, database:
+                for statement, values in statements:
+                    database.execute(statement, values)
+        except (sqlite3.Error, OSError) as error:
+            logger.warning("a measurement could not be kept: %s", error)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection to a database of this version. Raises `sqlite3.Error`."""
+        self._put_aside_if_unusable()
+        with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            if database.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+                database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+            yield database
+
+    def _put_aside_if_unusable(self) -> None:
+        if not self._path.exists():
+            return
+        try:
+            with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as database:
+                (version,) = database.execute("PRAGMA user_version").fetchone()
+                if version <= _VERSION:
+                    return
+                why = "it was written by a newer version"
+        except sqlite3.OperationalError:
+            return  # in use or not readable: the caller meets that too, and nothing is wrong with the file
+        except sqlite3.DatabaseError as error:
+            why = str(error)
+        logger.warning("%s is put aside and begun anew: %s", FILE_NAME, why)
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
+        self._path.replace(self._path.with_name(f"{FILE_NAME}.unusable"))

@@ -1,0 +1,142 @@
+"""What is measured is found again under the same key, by other processes too, and a bad file does no harm."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmserve.planning.measurements import Choices, DeviceBytes, Knowledge, LoadMeasurement, TunedChoices
+from llmserve.planning.plan import plan
+from llmserve.settings import Settings
+from llmserve.state.database import KEPT_LOADS, Key, StateDatabase, fingerprint, key_of
+from llmserve.types import InstalledModel, LoadShape
+from tests.planning.machines import machine
+from tests.planning.models import SMOLLM2_135M
+
+KEY = Key("machine", "model", "build")
+PLAN = plan(machine("laptop_no_gpu"), SMOLLM2_135M, Settings())
+
+
+def load(size: int) -> LoadMeasurement:
+    return LoadMeasurement(PLAN.memory, (DeviceBytes("ram", size),), 1.5)
+
+
+def tuned(shape: LoadShape, speed: float = 100.0) -> TunedChoices:
+    return TunedChoices(shape, 16, Choices.of(PLAN), speed, 90.0)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> StateDatabase:
+    return StateDatabase.in_home(tmp_path)
+
+
+def test_nothing_is_known_and_nothing_is_made_at_first(database: StateDatabase, tmp_path: Path) -> None:
+    assert database.knowledge(KEY) == Knowledge()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_recorded_is_found_again_latest_first(database: StateDatabase, tmp_path: Path) -> None:
+    database.record_load(KEY, load(1))
+    database.record_load(KEY, load(2))
+    database.record_tuned(KEY, tuned("one-user"))
+    again = StateDatabase.in_home(tmp_path).knowledge(KEY)
+    assert again == Knowledge(loads=(load(2), load(1)), tuned=(tuned("one-user"),))
+
+
+@pytest.mark.parametrize(
+    "other", [Key("x", "model", "build"), Key("machine", "x", "build"), Key("machine", "model", "x")]
+)
+def test_another_machine_model_or_build_knows_nothing_of_it(database: StateDatabase, other: Key) -> None:
+    database.record_load(KEY, load(1))
+    database.record_tuned(KEY, tuned("one-user"))
+    assert database.knowledge(other) == Knowledge()
+
+
+def test_old_loads_are_forgotten_and_a_new_winner_takes_the_place_of_the_last(database: StateDatabase) -> None:
+    for size in range(KEPT_LOADS + 5):
+        database.record_load(KEY, load(size))
+    database.record_tuned(KEY, tuned("many-users", 100))
+    database.record_tuned(KEY, tuned("many-users", 200))
+    known = database.knowledge(KEY)
+    assert [entry.taken[0].bytes for entry in known.loads] == list(range(KEPT_LOADS + 4, 4, -1))
+    assert known.tuned == (tuned("many-users", 200),)
+
+
+def test_forget(database: StateDatabase) -> None:
+    other = Key("machine", "other", "build")
+    for key in (KEY, other):
+        database.record_load(key, load(1))
+        database.record_tuned(key, tuned("one-user"))
+    database.forget(KEY)
+    assert database.knowledge(KEY) == Knowledge()
+    assert database.knowledge(other).loads
+
+
+def test_many_write_at_once(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        StateDatabase.in_home(tmp_path).record_load(Key("machine", str(number), "build"), load(number))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(16)))
+    database = StateDatabase.in_home(tmp_path)
+    assert all(
+        database.knowledge(Key("machine", str(number), "build")).loads == (load(number),) for number in range(16)
+    )
+
+
+def test_a_damaged_file_is_put_aside(database: StateDatabase, tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"this is no database" * 100)
+    assert database.knowledge(KEY) == Knowledge()
+    database.record_load(KEY, load(1))
+    assert database.knowledge(KEY).loads == (load(1),)
+    assert (tmp_path / "state.db.unusable").read_bytes().startswith(b"this is no database")
+
+
+def test_so_is_one_of_a_newer_version(database: StateDatabase, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "state.db")) as newer:
+        newer.execute("PRAGMA user_version = 99")
+        newer.execute("CREATE TABLE load (other TEXT)")
+        newer.commit()
+    database.record_load(KEY, load(1))
+    assert database.knowledge(KEY).loads == (load(1),)
+    assert (tmp_path / "state.db.unusable").exists()
+
+
+def test_a_row_that_makes_no_sense_costs_what_is_known_and_no_more(database: StateDatabase, tmp_path: Path) -> None:
+    database.record_load(KEY, load(1))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as file:
+        file.execute("UPDATE load SET measurement = '{}'")
+        file.commit()
+    assert database.knowledge(KEY) == Knowledge()
+
+
+def test_where_nothing_can_be_written_nothing_is_raised(tmp_path: Path) -> None:
+    database = StateDatabase.in_home(tmp_path / "missing")
+    database.record_load(KEY, load(1))
+    assert database.knowledge(KEY) == Knowledge()
+
+
+def test_the_fingerprint_is_that_of_the_machine_and_not_of_the_moment() -> None:
+    hardware = machine("rtx_3060_12gb")
+    gpu = hardware.gpus[0]
+    busy = replace(
+        hardware,
+        memory=replace(hardware.memory, available=1),
+        gpus=(replace(gpu, free_memory=1, driver_version="999.9"),),
+        notes=(),
+    )
+    assert fingerprint(busy) == fingerprint(hardware)
+    assert fingerprint(replace(hardware, gpus=())) != fingerprint(hardware)
+    assert fingerprint(machine("rtx_4090_24gb")) != fingerprint(hardware)
+
+
+def test_the_key_names_the_build() -> None:
+    model = InstalledModel("m", (), "gguf", "Q4_0", "/m.gguf", 1, "digest", "file:/m.gguf", 0.0)
+    key = key_of(machine("rtx_3060_12gb"), model, "llama.cpp")
+    assert (key.model, key.build) == ("digest", "llama.cpp 0.3.36 cuda,cpu")
+    assert key_of(machine("rtx_3090_engine_cpu_only"), model, "llama.cpp").build == "llama.cpp 0.3.36 cpu"
