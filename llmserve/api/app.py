@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from starlette.routing import Router
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from llmserve.api.dialects import Dialects, error_body
@@ -14,6 +14,7 @@ from llmserve.api.envelope import Envelope
 from llmserve.api.gateway import Gateway
 from llmserve.api.guards import Guards
 from llmserve.api.open_webui import BackgroundTasks
+from llmserve.api.openapi import OpenApiRoute
 from llmserve.api.routes import Routes
 from llmserve.settings import Settings
 
@@ -27,11 +28,19 @@ def create_app(fleet: Fleet, store: Store, settings: Settings) -> ASGIApp:
     return build_app(Gateway(fleet, store, settings))
 
 
+def route_table(gateway: Gateway, dialects: Dialects) -> list[Route]:
+    """Every route of a gateway, in the order in which they are tried."""
+    description = OpenApiRoute()
+    # Those of the dialects first: some are there for certain clients only, and leave the rest to the others.
+    routes = [*dialects.table(), *Routes(gateway).table(), description.route()]
+    description.describe(routes)
+    return routes
+
+
 def build_app(gateway: Gateway) -> ASGIApp:
     """As `create_app`, for a gateway that the caller keeps in hand."""
     dialects = Dialects(gateway)
-    # Those of the dialects first: some are there for certain clients only, and leave the rest to the others.
-    routes = [*dialects.table(), *Routes(gateway).table()]
+    routes = route_table(gateway, dialects)
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:

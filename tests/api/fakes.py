@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx2
+from starlette.routing import Route
 
 from llmserve.api import listener
+from llmserve.api.app import route_table
+from llmserve.api.dialects import Dialects
 from llmserve.api.gateway import Gateway
 from llmserve.api.limits import Limits
 from llmserve.api.server import make_server
@@ -30,6 +33,7 @@ from llmserve.fleet.demand import Demand
 from llmserve.fleet.status import ModelStatus
 from llmserve.settings import Settings
 from llmserve.store.catalog import Catalog
+from llmserve.store.defaults import ChatDefaults
 from llmserve.store.names import HubReference, LogicalName
 from llmserve.store.options import PullOptions
 from llmserve.store.origins import Wanted
@@ -97,6 +101,10 @@ class FakeStore:
 
     catalog = Catalog(())
 
+    def __init__(self) -> None:
+        self.chat_defaults = ChatDefaults()
+        self.removed: list[str] = []
+
     def list(self) -> tuple[InstalledModel, ...]:
         return tuple(self.models.values())
 
@@ -105,6 +113,13 @@ class FakeStore:
             if name == model.name or name in model.aliases:
                 return model
         raise ModelNotFound(f"there is no model `{name[:64]}` here", param="model", hint=f"llmserve pull {name[:64]}")
+
+    def defaults(self, name: str) -> ChatDefaults:
+        return self.chat_defaults
+
+    def remove(self, name: str) -> int:
+        self.removed.append(self.find(name).name)
+        return 0
 
     def inspect(self, name: str) -> ModelInfo:
         self.find(name)
@@ -245,6 +260,10 @@ class Served:
             return read_answer(connection, "HEAD" if data.startswith(b"HEAD ") else "GET")
 
 
+def every_route(gateway: Gateway) -> list[Route]:
+    return route_table(gateway, Dialects(gateway))
+
+
 @dataclass
 class Answer:
     status: int
@@ -259,6 +278,12 @@ class Answer:
         assert self.headers["x-content-type-options"] == "nosniff"
         assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.headers["x-request-id"])
         return dict(error)
+
+    @property
+    def message(self) -> str:
+        """The message of an error, whatever the shape of the dialect."""
+        error = json.loads(self.body)["error"]
+        return str(error if isinstance(error, str) else error["message"])
 
 
 def read_answer(connection: socket.socket, method: str = "GET") -> Answer:

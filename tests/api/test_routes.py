@@ -146,9 +146,7 @@ def test_a_client_that_stops_waiting_for_a_load_leaves_it(fresh: Served) -> None
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v1", "/docs", "/openapi.json", "/v1/images/generations", "/v1/models/../health2", "/%2e%2e"]
-)
+@pytest.mark.parametrize("path", ["/", "/v1", "/docs", "/v1/images", "/v1/models/../health2", "/%2e%2e"])
 def test_an_unknown_route_is_404_in_openais_shape(open_gateway: Served, path: str) -> None:
     answer = open_gateway.raw(open_gateway.head("GET", path))
     assert answer.status == 404
