@@ -56,17 +56,19 @@ def _why_not(engine: Engine, hardware: HardwareInfo, model: ModelInfo) -> str | 
     devices = _devices(hardware, engine)
     if not devices:
         return "it is not installed"
-    return _why_no_gpu_for_vllm(hardware, devices) if engine == "vllm" else None
+    return _why_no_gpu_for_vllm(hardware, devices, model) if engine == "vllm" else None
 
 
-def _why_no_gpu_for_vllm(hardware: HardwareInfo, built_for: Sequence[Device]) -> str | None:
+def _why_no_gpu_for_vllm(hardware: HardwareInfo, built_for: Sequence[Device], model: ModelInfo) -> str | None:
+    if (reason := vllm.unreadable(model)) is not None:
+        return reason
     if "cpu" in built_for:
         return None
     if "cuda" not in built_for:
         return "the installed vLLM was built neither for CUDA nor for CPUs"
     if not hardware.gpus:
         return "it needs a CUDA GPU and no GPU was found"
-    reasons = {gpu.name: vllm.unusable(gpu) for gpu in hardware.gpus}
+    reasons = {gpu.name: vllm.unusable(gpu, model) for gpu in hardware.gpus}
     if None in reasons.values():
         return None
     return "it cannot use " + listed([f"{name} ({reason})" for name, reason in reasons.items()])

@@ -20,6 +20,17 @@ LEAST_CAPABILITY = (7, 5)
 # And kernels for the type that models are trained in from this one; below it the older 16-bit type is computed in.
 _BFLOAT16_CAPABILITY = (8, 0)
 
+# Ways to quantize that need a later one, by the names that configurations give them.
+_QUANTIZED_CAPABILITY = {
+    "MXFP4": (8, 0),
+    "GPT_OSS_MXFP4": (8, 0),
+    "MODELOPT": (8, 0),
+    "MODELOPT_MXFP8": (8, 0),
+    "EXPERTS_INT8": (8, 0),
+}
+# And those that vLLM's own package does not know (any more).
+_WITHOUT_KERNELS = frozenset({"BITSANDBYTES", "GGUF", "AQLM", "EETQ", "QUIP"})
+
 _SEQUENCES = 256
 _BATCH = 2048
 _LARGE_BATCH = 8192
@@ -36,17 +47,26 @@ class _Candidate:
     memory: tuple[DeviceMemory, ...]
 
 
-def unusable(gpu: GpuInfo) -> str | None:
-    """Why vLLM cannot use `gpu`, or None if it can."""
+def unusable(gpu: GpuInfo, model: ModelInfo | None = None) -> str | None:
+    """Why vLLM cannot use `gpu` (for `model`), or None if it can."""
     if gpu.device != "cuda":
         return "vLLM is planned on CUDA GPUs only"
     if gpu.compute_capability is None:
         return "its compute capability is not known"
-    if gpu.compute_capability < LEAST_CAPABILITY:
-        capability, least = (".".join(map(str, pair)) for pair in (gpu.compute_capability, LEAST_CAPABILITY))
-        return f"its compute capability {capability} is below {least}"
+    least = LEAST_CAPABILITY if model is None else _QUANTIZED_CAPABILITY.get(model.quantization, LEAST_CAPABILITY)
+    if gpu.compute_capability < least:
+        capability, needed = (".".join(map(str, pair)) for pair in (gpu.compute_capability, least))
+        kernels = "" if least == LEAST_CAPABILITY or model is None else f", which {model.quantization} weights need"
+        return f"its compute capability {capability} is below {needed}{kernels}"
     if gpu.free_memory is None:
         return "how much of its memory is free is not known"
+    return None
+
+
+def unreadable(model: ModelInfo) -> str | None:
+    """Why vLLM cannot load `model` on any device, or None if it can."""
+    if model.quantization in _WITHOUT_KERNELS:
+        return f"it cannot load weights quantized with {model.quantization.lower()}"
     return None
 
 
@@ -64,7 +84,7 @@ def plan_vllm(hardware: HardwareInfo, model: ModelInfo, settings: Settings, refu
     idle = []
     for gpu in hardware.gpus:
         if gpu not in chosen.gpus:
-            why = unusable(gpu) or f"{listed(devices)} {'hold' if len(devices) > 1 else 'holds'} the model"
+            why = unusable(gpu, model) or f"{listed(devices)} {'hold' if len(devices) > 1 else 'holds'} the model"
             idle.append(Refusal(f"{gpu.device}:{gpu.index}", f"{gpu.name} is not used, because {why}"))
     idle.append(Refusal("cpu", f"not used for layers, because all of them are on {listed(devices)}"))
     host = DeviceMemory("ram", 0, 0, 0, PROCESS_BYTES + GPU_RUNTIME_BYTES + _HOST_BYTES, hardware.memory.available)
@@ -110,7 +130,7 @@ def _groups(hardware: HardwareInfo, model: ModelInfo) -> list[tuple[GpuInfo, ...
     """The sets of GPUs to try, smallest first: equal cards, the emptiest ones, as many as divide the heads."""
     by_name: dict[str, list[GpuInfo]] = {}
     for gpu in hardware.gpus:
-        if unusable(gpu) is None:
+        if unusable(gpu, model) is None:
             by_name.setdefault(gpu.name, []).append(gpu)
     groups = []
     for cards in by_name.values():

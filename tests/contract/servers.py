@@ -14,8 +14,10 @@ from typing import Any
 
 import httpx2
 import openai
-import psutil
+import psutil  # type: ignore[import-untyped]
 
+from llmserve.engines.vllm import installed
+from llmserve.store.store import Store
 from tests.support import until
 
 # With it every quantization of the model answers the questions here, and ends its answers.
@@ -79,7 +81,8 @@ class Server:
 
     def parts(self) -> list[psutil.Process]:
         """The processes of the engine, the one that answers first."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return children
 
     def open_requests(self) -> int:
         """How many requests the model has."""
@@ -97,24 +100,31 @@ def llama_subject(home: Path) -> Subject:
     return Subject("llama.cpp", "smollm2:135m", {"LLMSERVE_HOME": str(home)})
 
 
-def vllm_subject(home: Path, python: Path, directory: Path) -> Subject:
-    """`directory` is the safetensors model, which becomes known to a store in `home`; `python` has vLLM."""
-    environment = {"LLMSERVE_HOME": str(home), "LLMSERVE_VLLM_PYTHON": str(python)}
-    _llmserve(environment, "pull", str(directory))
-    return Subject("vllm", f"{directory.name}:local", environment)
+def local_subject(engine: str, home: Path, path: Path, environment: dict[str, str]) -> Subject:
+    """`engine` with the model at `path`, which becomes known to a store in `home`."""
+    environment = {"LLMSERVE_HOME": str(home), **environment}
+    _llmserve(environment, "pull", str(path))
+    return Subject(engine, f"{path.stem}:local", environment)
+
+
+def starter_file(home: Path) -> Path:
+    """The starter model's GGUF file in the store `home`."""
+    return Path(Store(home).find("smollm2:135m").path)
 
 
 def starter_vllm_subject(starter_home: Path, home: Path) -> Subject | None:
     """The starter model on vLLM, with a store in `home`; None where `scripts/test-vllm` did not prepare it."""
     directory = os.environ.get("LLMSERVE_TEST_SAFETENSORS")
     python = vllm_python(starter_home)
-    return None if directory is None or python is None else vllm_subject(home, python, Path(directory))
+    return (
+        None
+        if directory is None or python is None
+        else local_subject("vllm", home, Path(directory), {"LLMSERVE_VLLM_PYTHON": str(python)})
+    )
 
 
 def vllm_python(home: Path) -> Path | None:
     """An interpreter with vLLM: the one that the environment names, or one that was installed under `home`."""
-    from llmserve.engines.vllm import installed
-
     named = os.environ.get("LLMSERVE_TEST_VLLM_PYTHON")
     installation = installed(home, None if named is None else Path(named))
     return None if installation is None else installation.python

@@ -11,7 +11,7 @@ from threading import Barrier
 from typing import Any
 
 import httpx2
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.contract.servers import Server, starter_vllm_subject
