@@ -54,7 +54,8 @@ class Connection(asyncio.Protocol):
         else:
             request = json.loads(body)
             text = request["messages"][-1]["content"] if "messages" in request else request["prompt"]
-            self._task = asyncio.create_task(self._stream(**json.loads(text)))
+            script = json.loads(text[0] if isinstance(text, list) else text)
+            self._task = asyncio.create_task(self._stream(**script))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._writable.set()

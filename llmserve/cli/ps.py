@@ -30,6 +30,8 @@ def command(as_json: bool) -> None:
     header = ("NAME", "STATE", "ENGINE", "DEVICES", "MEMORY", "CONTEXT", "REQUESTS", "WAITING", "UNLOADS")
     print_table(map(_row, models), header)
     for model in models:
+        if model.fallback is not None:
+            warn(f"{model.name} runs on {model.fallback}")
         if model.last_error is not None:
             warn(f"{model.name}: {model.last_error}")
 
@@ -39,7 +41,12 @@ def _row(model: ModelStatus) -> tuple[str, ...]:
     state = model.state if model.phase is None else f"{model.state}: {model.phase}"
     if model.progress is not None:
         state = f"{state} {model.progress:.0%}"
-    unloads = "" if model.unload_in_seconds is None else f"in {model.unload_in_seconds:.0f} s"
+    unloads = "pinned" if model.pinned else ""
+    if model.unload_in_seconds is not None:
+        unloads = f"in {model.unload_in_seconds:.0f} s"
+    waiting = str(model.waiting)
+    if model.wait_seconds is not None:
+        waiting = f"{waiting} (about {model.wait_seconds:.0f} s)"
     planned = (
         ("", "", "", "")
         if plan is None
@@ -50,4 +57,4 @@ def _row(model: ModelStatus) -> tuple[str, ...]:
             str(plan.context),
         )
     )
-    return (model.name, state, *planned, str(model.leases), str(model.waiting), unloads)
+    return (model.name, state, *planned, str(model.leases), waiting, unloads)

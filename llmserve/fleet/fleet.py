@@ -23,6 +23,7 @@ from llmserve.fleet.registry import Registry
 from llmserve.fleet.status import ModelStatus
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.watchdog import Watchdog
+from llmserve.fleet.worker_counters import WorkerCounters, ask_for_counters
 from llmserve.settings import Settings, home_directory
 from llmserve.types import HardwareInfo, InstalledModel
 
@@ -108,6 +109,10 @@ class Fleet:
         now = self._clock()
         statuses = (record.status(now) for record in self._registry)
         return tuple(status for status in statuses if status is not None)
+
+    async def counters(self) -> tuple[WorkerCounters, ...]:
+        """What the ready workers have counted; takes a second at most, and is no use that would keep a model loaded."""
+        return await ask_for_counters(self._registry.ready())
 
     async def stop(self, model: str) -> bool:
         """Unload a model and wait until it is gone. False if it was not loaded; then its back-off is forgotten.

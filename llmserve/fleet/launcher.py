@@ -57,7 +57,7 @@ class Launcher:
 def _command(settings: Settings, plan: EnginePlan, model: InstalledModel, socket: Path) -> Command:
     home = home_directory(settings)
     if plan.engine == "llama.cpp":
-        return llama_cpp.command(plan, model, socket, prefixes=home / "prefixes")
+        return llama_cpp.command(plan, model, socket, home=home, prefixes=home / "prefixes")
     installation = vllm.installed(home, settings.vllm_python)
     if installation is None:
         raise Unavailable(

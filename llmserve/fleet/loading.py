@@ -17,9 +17,12 @@ from llmserve.fleet.record import Instance, ModelRecord
 from llmserve.fleet.registry import Registry
 from llmserve.fleet.room import find_room, no_room_beside, out_of_memory
 from llmserve.fleet.waiting import set_within
+from llmserve.planning.measurements import Knowledge
 from llmserve.planning.plan import plan as make_plan
-from llmserve.settings import Settings
-from llmserve.types import EnginePlan, HardwareInfo, InstalledModel, ModelInfo
+from llmserve.planning.retry import shrink
+from llmserve.settings import Settings, home_directory
+from llmserve.state.database import StateDatabase, key_of
+from llmserve.types import Engine, EnginePlan, HardwareInfo, InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
     from llmserve.store.store import Store
@@ -52,6 +55,44 @@ class _NotLoaded(Exception):
         self.out_of_memory = out_of_memory
 
 
+class _Attempts:
+    """What has been tried for one load, and what is wished for next."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.wish = Wish(settings)
+        self.first: _NotLoaded | None = None
+        self.latest: _NotLoaded | None = None
+
+    @property
+    def shrinking(self) -> bool:
+        """Whether what is tried next is a smaller plan than one that ran out of memory."""
+        return self.wish.too_large is not None
+
+    @property
+    def error(self) -> LlmserveError:
+        """What to say when nothing is left to try: of plans that shrank, what the first one failed with."""
+        told = self.first if self.shrinking else self.latest
+        return told.error if told is not None else LlmserveError("nothing was tried")
+
+    def note(self, failure: _NotLoaded) -> bool:
+        """Whether there is something else to try after `failure`."""
+        self.first = self.first or failure
+        self.latest = failure
+        following = self.wish.after(failure.plan, out_of_memory=failure.out_of_memory)
+        self.wish = following or self.wish
+        return following is not None
+
+    def decide(self, hardware: HardwareInfo, info: ModelInfo, knowledge: Knowledge) -> EnginePlan:
+        """The plan that is wished for. Raises `_NotLoaded` where a smaller one is wanted and there is none."""
+        wish = self.wish
+        if wish.too_large is None or self.latest is None:
+            return make_plan(hardware, info, wish.settings, knowledge)
+        smaller = shrink(wish.too_large, hardware, info, wish.settings, knowledge)
+        if smaller is None:
+            raise _NotLoaded(wish.too_large, self.latest.error)
+        return smaller
+
+
 class Loading:
     """Loads models, one at a time: what is free is measured, and what is measured must not be claimed twice.
 
@@ -74,46 +115,44 @@ class Loading:
         """
         info = await asyncio.to_thread(self._means.store.inspect, model.name)
         self._admission.refuse_other_kinds(record, info.kind)
-        wish = Wish(self._means.settings)
-        first: _NotLoaded | None = None
+        attempts = _Attempts(self._means.settings)
         while True:
             try:
-                return await self._attempt(record, model, info, wish, first)
+                return await self._attempt(record, model, info, attempts)
             except _NotLoaded as failure:
-                first = first or failure
-                following = wish.after(failure.plan, out_of_memory=failure.out_of_memory)
-                if following is None:
+                if not attempts.note(failure):
                     self._give_up(record)
-                    raise failure.error from failure
-                wish = following
+                    raise attempts.error from failure
 
     async def _attempt(
-        self, record: ModelRecord, model: InstalledModel, info: ModelInfo, wish: Wish, first: _NotLoaded | None
+        self, record: ModelRecord, model: InstalledModel, info: ModelInfo, attempts: _Attempts
     ) -> Instance:
         """By one plan. Raises `_NotLoaded` where another one may do better."""
         deadline = self._means.clock() + ROOM_TIMEOUT_SECONDS
         while True:
             changed = self._registry.changed
             async with self._turn:
-                plan = await self._plan_with_room(model, info, wish.settings)
+                plan = await self._plan_with_room(model, info, attempts)
                 if plan is not None:
-                    return await self._start(record, model, plan, first)
+                    return await self._start(record, model, plan, attempts)
             remaining = deadline - self._means.clock()
             if remaining <= 0:
                 raise Unavailable(f"no memory for `{record.name}` while other models are in use", retry_after=5.0)
             await set_within(changed, remaining)
 
-    async def _plan_with_room(self, model: InstalledModel, info: ModelInfo, settings: Settings) -> EnginePlan | None:
+    async def _plan_with_room(self, model: InstalledModel, info: ModelInfo, attempts: _Attempts) -> EnginePlan | None:
         """A plan for which idle models have made what room they could; None if those in use must end first.
 
-        Raises `InsufficientStorage` where only pinned models stand in the way.
+        Raises `InsufficientStorage` where only pinned models stand in the way, and `_NotLoaded` where a smaller plan is
+        wanted and there is none.
         """
         while True:
             await self._registry.until_ended(self._stopping())
             hardware = await asyncio.to_thread(self._means.machine)
             if self._stopping():
                 continue  # since that began: what it holds is neither free nor to be had from it
-            plan = make_plan(hardware, info, settings)
+            knowledge = await asyncio.to_thread(self._knowledge, hardware, model)
+            plan = attempts.decide(hardware, info, knowledge)
             ready = self._registry.ready()
             rivals = [instance for instance in ready if self._rules.apart(model, instance.model)]
             room = find_room(plan, ready, rivals)
@@ -125,28 +164,35 @@ class Loading:
                 logger.info("unloading %s to make room for %s", name, model.name)
                 self._registry.retire(name)
 
+    def _knowledge(self, hardware: HardwareInfo, model: InstalledModel) -> Knowledge:
+        """What was measured of the model on this machine. Blocks on the disk."""
+        engine: Engine = "llama.cpp" if model.format == "gguf" else "vllm"
+        database = StateDatabase.in_home(home_directory(self._means.settings))
+        return database.knowledge(key_of(hardware, model, engine))
+
     def _stopping(self) -> list[ModelRecord]:
         return [record for record in self._registry if record.state == "stopping" and record.life is not None]
 
     async def _start(
-        self, record: ModelRecord, model: InstalledModel, plan: EnginePlan, first: _NotLoaded | None
+        self, record: ModelRecord, model: InstalledModel, plan: EnginePlan, attempts: _Attempts
     ) -> Instance:
         """Start a worker and wait until it is ready. Raises `_NotLoaded`."""
         started_at = self._means.clock()
-        if remaining := record.breaker(plan).remaining_seconds(started_at):
+        remaining = record.breaker(plan).remaining_seconds(started_at)
+        if remaining and not attempts.shrinking:
             raise _NotLoaded(plan, failed(record, remaining))
         record.count_restart()
         worker = await self._means.launcher.worker(plan, model)
         instance = record.instance = Instance(model, plan, worker, pinned=bool(self._rules.of(model).pin))
-        if first is not None:
-            instance.fallback = described(plan, first.plan, first.error.message)
+        if attempts.first is not None:
+            instance.fallback = described(plan, attempts.first.plan, attempts.first.error.message)
             logger.warning("%s is tried with %s", record.name, instance.fallback)
         try:
             await worker.start()
             await worker.ready(self._means.load_timeout_seconds)
         except WorkerDied as error:
             await worker.stop(0)  # one that is not ready has nothing to finish
-            await self._note_failure(record, instance, error)
+            await self._note_failure(record, instance, error, counts=not attempts.shrinking)
             shortage = out_of_memory(plan, model.name) if worker.killed and not plan.fits else error
             raise _NotLoaded(plan, shortage, out_of_memory=worker.killed) from error
         except asyncio.CancelledError:
@@ -155,10 +201,14 @@ class Loading:
         instance.load_seconds = self._means.clock() - started_at
         return instance
 
-    async def _note_failure(self, record: ModelRecord, instance: Instance, error: LlmserveError) -> None:
+    async def _note_failure(
+        self, record: ModelRecord, instance: Instance, error: LlmserveError, *, counts: bool
+    ) -> None:
+        """`counts`: for the breaker, which takes a plan and its smaller versions for one attempt."""
         tail = await asyncio.to_thread(instance.worker.log.tail)
         record.note_failure(error.message, tail)
-        record.breaker(instance.plan).load_failed(self._means.clock(), error.message)
+        if counts:
+            record.breaker(instance.plan).load_failed(self._means.clock(), error.message)
         close_client_if_over(self._registry, instance)
 
     def _give_up(self, record: ModelRecord) -> None:

@@ -79,6 +79,17 @@ def test_ps_tells_what_failed(invoke: Invoke, gateway: FakeGateway) -> None:
     assert invoke("ps").err == "warning: bad:1b: the worker ended[2J\n"
 
 
+def test_ps_tells_who_waits_how_long_and_what_runs_otherwise(invoke: Invoke, gateway: FakeGateway) -> None:
+    busy = dataclasses.replace(
+        READY, waiting=3, wait_seconds=4.2, pinned=True, unload_in_seconds=None, fallback="cpu: no GPU"
+    )
+    running(gateway, busy)
+    result = invoke("ps")
+    assert "3 (about 4 s)" in result.out
+    assert "pinned" in result.out
+    assert result.err == f"warning: {READY.name} runs on cpu: no GPU\n"
+
+
 def test_ps_as_json(invoke: Invoke, gateway: FakeGateway) -> None:
     running(gateway, READY, LOADING)
     assert from_json(tuple[ModelStatus, ...], invoke("ps", "--json").out) == (READY, LOADING)

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+from contextlib import suppress
+from typing import Any
 
 import httpx2
 import psutil
@@ -15,9 +17,13 @@ from llmserve.errors import InsufficientStorage, Unavailable, WorkerDied
 from tests.fleet.fakes import GIB, World, alive, ask, children, until
 
 
-async def kill_while_loading(world: World, name: str) -> None:
-    await until(lambda: world.pid(name) is not None)
-    os.kill(world.pid(name) or 0, signal.SIGKILL)
+async def kill_while_loading(world: World, name: str, request: asyncio.Task[Any]) -> None:
+    """Kill every worker that is started for `request`: a kill means that memory ran out, so smaller ones come."""
+    while not request.done():
+        if (pid := world.pid(name)) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.005)
 
 
 async def test_an_idle_worker_that_is_killed_is_replaced_by_the_next_request(world: World) -> None:
@@ -83,7 +89,7 @@ async def test_a_reason_is_there_before_the_end_is_known(world: World) -> None:
 async def test_everyone_who_waits_is_told_when_a_worker_is_killed_while_loading(world: World) -> None:
     world.store.add("alpha", ready_when=str(world.gate()))
     requests = [asyncio.create_task(world.lease("alpha")) for _ in range(3)]
-    await kill_while_loading(world, "alpha")
+    await kill_while_loading(world, "alpha", requests[0])
     errors = await asyncio.gather(*requests, return_exceptions=True)
     assert [type(error) for error in errors] == [WorkerDied] * 3
     assert len({id(error) for error in errors}) == 3
@@ -178,7 +184,7 @@ async def test_a_worker_killed_while_loading_a_model_too_large_means_no_memory(w
     world.machine.total = GIB
     world.store.add("alpha", size_bytes=8 * GIB, ready_when=str(world.gate()))
     request = asyncio.create_task(world.lease("alpha"))
-    await kill_while_loading(world, "alpha")
+    await kill_while_loading(world, "alpha", request)
     with pytest.raises(InsufficientStorage, match=r"by the estimate it needs .* where 1\.0 GiB are free"):
         await request
 
