@@ -16,7 +16,7 @@ from llmserve.api.app import build_app
 from llmserve.api.gateway import Gateway
 from llmserve.api.limits import Limits
 from llmserve.api.protocol import bounded
-from llmserve.settings import Settings, home_directory
+from llmserve.settings import Settings
 
 DRAIN_SECONDS = 30.0
 # What is left to say once the workers are gone: error events, the ends of answers.
@@ -71,9 +71,9 @@ def make_server(gateway: Gateway) -> Server:
 
 async def _serve(settings: Settings, models: Sequence[str], socks: Sequence[socket.socket]) -> int:
     from llmserve.fleet.fleet import Fleet
-    from llmserve.store.store import Store
+    from llmserve.store.serving import serving_store
 
-    store = Store(home_directory(settings))
+    store = serving_store(settings)
     gateway = Gateway(Fleet(store, settings), store, settings, Limits())
     server = make_server(gateway)
     stop = _Stop(gateway, server)

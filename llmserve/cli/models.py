@@ -19,6 +19,15 @@ def open_store(settings: Settings) -> Store:
     return Store(home_directory(settings))
 
 
+def open_serving_store(settings: Settings) -> Store:
+    """The store with what a server would serve: only what the settings' lock file names, where there is one."""
+    if settings.locked is None:
+        return open_store(settings)
+    from llmserve.store.serving import serving_store
+
+    return serving_store(settings)
+
+
 def installed_model(store: Store, text: str) -> InstalledModel:
     """The model of this name, or the file of this path, which becomes known to the store if it was not yet.
 

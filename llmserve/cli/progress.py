@@ -6,14 +6,17 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from llmserve.cli.terminal import bytes_text, talk
+from llmserve.cli.terminal import age_text, bytes_text, talk
 
 if TYPE_CHECKING:
     from llmserve.planning.variant import VariantChoice
+    from llmserve.settings import Settings
+    from llmserve.store.budget import Budget, Kept
     from llmserve.store.options import PullOptions
     from llmserve.store.progress import PullProgress, Report
     from llmserve.store.store import Store
@@ -24,21 +27,25 @@ _LOG_STAGE = "downloading"
 _LOG_PERCENT = 10
 
 
-def pull(store: Store, name: str, options: PullOptions | None = None) -> InstalledModel:
-    """Pull `name` and keep the person informed on stderr: what is chosen and why, what it takes, and how far it is."""
+def pull(store: Store, name: str, options: PullOptions, settings: Settings) -> InstalledModel:
+    """Pull `name` and keep the person informed on stderr: what is chosen and why, what it takes, and how far it is.
+
+    Where the disk budget of the settings needs it, the person is asked which models may go.
+    """
     talk(f"pulling {name}")
     if (choice := _choice(store, name, options)) is not None:
         talk(f"taking {choice.taken}: {choice.reason}")
         for refusal in choice.refused:
             talk(f"not {refusal.option}: {refusal.reason}")
     with shown_progress() as report:
-        model = store.pull(name, report, options)
+        model = store.pull(name, report, replace(options, budget=budget(settings, report)))
     talk(f"pulled {model.name} ({bytes_text(model.size_bytes)})")
     return model
 
 
-def pull_as_json(store: Store, name: str, options: PullOptions | None = None) -> InstalledModel:
-    """Pull `name` and print each step as one JSON object per line on stdout, the model last."""
+def pull_as_json(store: Store, name: str, options: PullOptions, settings: Settings) -> InstalledModel:
+    """Pull `name` and print each step as one JSON object per line on stdout, the model last. Nobody is asked."""
+    from llmserve.store.serving import budget_of
     from llmserve.types import to_json
 
     def report(progress: PullProgress) -> None:
@@ -48,36 +55,65 @@ def pull_as_json(store: Store, name: str, options: PullOptions | None = None) ->
     if (choice := _choice(store, name, options)) is not None:
         refused = [{"option": refusal.option, "reason": refusal.reason} for refusal in choice.refused]
         _print_event(stage="choosing", option=choice.taken, reason=choice.reason, fits=choice.fits, refused=refused)
-    model = store.pull(name, report, options)
+    model = store.pull(name, report, replace(options, budget=budget_of(settings)))
     _print_event(stage="done", model=json.loads(to_json(model)))
     return model
 
 
-def _choice(store: Store, name: str, options: PullOptions | None) -> VariantChoice | None:
-    """Why this variant of the model; None where it is no model of the catalog or there is nothing to choose."""
+def budget(settings: Settings, shown: ShownProgress) -> Budget | None:
+    """The disk budget of the settings, with the question to the person; None where they state none."""
+    if settings.disk_budget is None:
+        return None
+    from llmserve.store.budget import Budget
+
+    def may_remove(leaving: tuple[Kept, ...]) -> bool:
+        shown.clear()
+        for model in leaving:
+            talk(f"to make room: {model.name} ({bytes_text(model.size_bytes)}, last used {age_text(model.used_at)})")
+        if settings.make_room:
+            return True
+        is_terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+        return is_terminal and click.confirm("remove them?", err=True)
+
+    return Budget(settings.disk_budget, may_remove)
+
+
+def _choice(store: Store, name: str, options: PullOptions) -> VariantChoice | None:
+    """Why this variant of the model; None where it is no model of the catalog, or here already."""
     from llmserve.store.names import is_path
 
-    if options is None or is_path(name):
-        return None
-    return store.wanted(name, options).choice
+    return None if is_path(name) else store.wanted(name, options).choice
+
+
+class ShownProgress:
+    """A report that a person can follow on stderr; nothing is shown before the first call."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._shown: Report | None = None
+
+    def __call__(self, progress: PullProgress) -> None:
+        if progress.free is not None and progress.total is not None:
+            left = progress.total - progress.completed
+            talk(f"{bytes_text(left)} to download, {bytes_text(progress.free)} are free on the disk")
+        if self._shown is None:
+            self._shown = self._stack.enter_context(_bar() if sys.stderr.isatty() else _lines())
+        self._shown(progress)
+
+    def clear(self) -> None:
+        """Take away what is shown, for something else to be written; the next call shows it again."""
+        self._shown = None
+        self._stack.close()
 
 
 @contextmanager
-def shown_progress() -> Iterator[Report]:
-    """A report that a person can follow on stderr; nothing is shown before the first call."""
-    with ExitStack() as stack:
-        shown: Report | None = None
-
-        def report(progress: PullProgress) -> None:
-            nonlocal shown
-            if progress.free is not None and progress.total is not None:
-                left = progress.total - progress.completed
-                talk(f"{bytes_text(left)} to download, {bytes_text(progress.free)} are free on the disk")
-            if shown is None:
-                shown = stack.enter_context(_bar() if sys.stderr.isatty() else _lines())
-            shown(progress)
-
-        yield report
+def shown_progress() -> Iterator[ShownProgress]:
+    """A report to the person, gone at the end of the block."""
+    shown = ShownProgress()
+    try:
+        yield shown
+    finally:
+        shown.clear()
 
 
 def _print_event(**event: object) -> None:

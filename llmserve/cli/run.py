@@ -40,14 +40,14 @@ def command(model: str, prompt: tuple[str, ...], json_schema: Path | None, verbo
     if there is one; otherwise a private one is started, and stopped at the end.
     """
     from llmserve.cli.connection import any_gateway
-    from llmserve.cli.models import open_store
+    from llmserve.cli.models import open_serving_store
     from llmserve.cli.question import read_question
     from llmserve.settings import load_settings
 
     parameters = Parameters(**flags, json_schema=None if json_schema is None else read_schema(json_schema))
     question = read_question(prompt)
     settings = load_settings()
-    store = open_store(settings)
+    store = open_serving_store(settings)
     name = _ready_model(store, model, settings).name
     parameters = parameters.with_defaults(store.defaults(name))
     with any_gateway(settings) as gateway:
@@ -69,7 +69,7 @@ def _ready_model(store: Store, model: str, settings: Settings) -> InstalledModel
         return installed_model(store, model)
     except ModelNotFound:
         refuse_ambiguous(model)
-        return pull(store, model, PullOptions(machine=this_machine(settings)))
+        return pull(store, model, PullOptions(machine=this_machine(settings)), settings)
 
 
 def _load(gateway: Gateway, model: str) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmserve.cli.options import plan_options
+from llmserve.cli.terminal import warn
 from llmserve.errors import InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, default=None, help="Refuse requests with fields that nobody knows.")
 @click.option("--max-output-tokens", type=int, metavar="N", help="The cap of a request that states none.")
 @click.option("--keep-alive", type=float, metavar="SECONDS", help="How long an idle model stays loaded (-1: always).")
+@click.option(
+    "--locked",
+    is_flag=False,
+    flag_value=Path("models.lock"),
+    type=click.Path(path_type=Path),
+    metavar="[FILE]",
+    help="Serve only what this lock file names (default: models.lock).",
+)
 @click.option("--until-input-ends", is_flag=True, hidden=True)
 @plan_options
 def command(models: tuple[str, ...], until_input_ends: bool, **flags: Any) -> int:
@@ -42,6 +51,7 @@ def command(models: tuple[str, ...], until_input_ends: bool, **flags: Any) -> in
     if until_input_ends:
         stop_when_input_ends()
     settings = load_settings({name: None if value == () else value for name, value in flags.items()})
+    settings = _locked(settings)
     names = _installed_names(settings, models)
 
     from llmserve.api.server import serve
@@ -49,12 +59,23 @@ def command(models: tuple[str, ...], until_input_ends: bool, **flags: Any) -> in
     return serve(settings, names)
 
 
+def _locked(settings: Settings) -> Settings:
+    """The settings with those of the lock file that they name, after a warning for each model that is not served."""
+    if settings.locked is None:
+        return settings
+    from llmserve.store.serving import locked_settings, serving_store
+
+    for problem in serving_store(settings).not_served():
+        warn(problem)
+    return locked_settings(settings)
+
+
 def _installed_names(settings: Settings, models: tuple[str, ...]) -> tuple[str, ...]:
     if not models:
         return ()
-    from llmserve.cli.models import installed_model, open_store
+    from llmserve.cli.models import installed_model, open_serving_store
 
-    store = open_store(settings)
+    store = open_serving_store(settings)
     names: list[str] = []
     for model in models:
         try:

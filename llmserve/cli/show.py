@@ -102,5 +102,8 @@ def _installed_rows(installed: InstalledModel) -> list[tuple[str, str]]:
         ("source", installed.source),
         *([("commit", commit)] if commit else []),
         ("sha256", installed.sha256),
+        *([("template", "of its own")] if installed.template else []),
+        *[("adapter", f"{adapter.path} (scale {adapter.scale:g})") for adapter in installed.adapters],
+        *([("pinned", "yes")] if installed.pinned else []),
         ("pulled", age_text(installed.pulled_at)),
     ]

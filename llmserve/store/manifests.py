@@ -179,13 +179,18 @@ class Manifests:
             tuple(sorted(damaged, key=lambda model: model.name)),
         )
 
-    def write(self, reference: Reference, manifest: Manifest) -> None:
-        """Make the model visible under its name. Raises `InsufficientStorage` or `PullFailed`."""
+    def write(self, reference: Reference, manifest: Manifest, used_at: float | None = None) -> None:
+        """Make the model visible under its name. Raises `InsufficientStorage` or `PullFailed`.
+
+        `used_at` is when it was last used, None for now.
+        """
         path = self._path(reference)
         private_directory(path.parent)
         with storage_errors("write the manifest"), scratch(self._scratch_root) as area:
             temporary = area.path / "manifest"
             write_durably(temporary, to_json(manifest, indent=2).encode())
+            if used_at is not None:
+                os.utime(temporary, (used_at, used_at))
             rename_durably(temporary, path)
 
     def used_at(self, reference: Reference) -> float | None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmserve.types import Engine, HardwareInfo, ModelFormat
+
+if TYPE_CHECKING:
+    from llmserve.store.budget import Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +18,7 @@ class PullOptions:
 
     `quantization`, `engine` and `format` narrow the choice of a variant. `offline` uses what is on the disk only.
     `bytes_per_second` limits the bandwidth. `machine` says what the model is to run on, and is only called where there
-    is something to choose.
+    is something to choose. `budget` is the ceiling for what the store keeps.
     """
 
     quantization: str | None = None
@@ -23,6 +27,7 @@ class PullOptions:
     offline: bool = False
     bytes_per_second: float | None = None
     machine: Callable[[], HardwareInfo] | None = None
+    budget: Budget | None = None
 
     @property
     def narrows(self) -> bool:

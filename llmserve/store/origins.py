@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from llmserve.errors import InvalidRequest
+from llmserve.errors import InvalidRequest, PullFailed
 from llmserve.planning.variant import VariantChoice, VariantOption, choose_variant
 from llmserve.store.blobs import Blobs, Expected
 from llmserve.store.catalog import Catalog, CatalogModel, Variant
@@ -36,11 +36,12 @@ _PARAMETERS = re.compile(r"(\d+(?:\.\d+)?)([bm])(?:-|$)", re.ASCII)
 class Wanted:
     """What a pull gets: the name it is installed under, where it comes from, and what it must be.
 
-    `choice` says why this variant of a model of the catalog; None where there was nothing to choose.
+    `origin` is None for what cannot be fetched. `choice` says why this variant of a model of the catalog; None where
+    there was nothing to choose.
     """
 
     reference: Reference
-    origin: Origin
+    origin: Origin | None
     expected: Expected = field(default_factory=Expected)
     choice: VariantChoice | None = None
     option: VariantOption | None = None
@@ -145,6 +146,8 @@ def _option(entry: CatalogModel, variant: Variant) -> VariantOption:
 @contextmanager
 def fetched(target: Wanted, options: PullOptions, blobs: Blobs, report: Report) -> Iterator[Artifact]:
     """The files of `target`; whatever protects them from removal is held until the block ends."""
+    if target.origin is None:
+        raise PullFailed(f"`{target.reference}` has no source, so it cannot be fetched")
     if isinstance(target.origin, HubReference):
         from llmserve.store.sources import huggingface
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 # "waiting" is for somebody else who pulls the same model.
-Stage = Literal["resolving", "waiting", "downloading", "verifying", "publishing"]
+Stage = Literal["resolving", "waiting", "downloading", "quantizing", "verifying", "publishing"]
 
 
 @dataclass(frozen=True, slots=True)

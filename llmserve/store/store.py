@@ -114,7 +114,8 @@ class Store:
         if is_path(name):
             return self.adopt(Path(name), progress)
         report = progress or ignore_progress
-        target = self.wanted(name, options or PullOptions())
+        options = options or PullOptions()
+        target = self.wanted(name, options)
         if installed := self._intact(target.reference):
             return installed
         report(PullProgress("resolving", 0, None))
@@ -122,7 +123,8 @@ class Store:
         with self.locks.held("model", str(target.reference), lambda: report(PullProgress("waiting", 0, None))):
             if installed := self._intact(target.reference):
                 return installed
-            with fetched(target, options or PullOptions(), self.blobs, report) as artifact:
+            checked = self.within_budget(target.reference, options, report)
+            with fetched(target, options, self.blobs, checked) as artifact:
                 return self.register(target.reference, artifact, report)
 
     def wanted(self, name: str, options: PullOptions) -> Wanted:
@@ -296,6 +298,23 @@ class Store:
             ),
             pinned=manifest.pinned,
         )
+
+    def within_budget(self, wanted: Reference, options: PullOptions, report: Report) -> Report:
+        """`report` for a pull, which makes room for it first where there is a budget."""
+        if options.budget is None:
+            return report
+        from llmserve.store.budget import within_budget
+
+        return within_budget(self, options.budget, wanted, report)
+
+    def discard(self, reference: Reference, artifact: Artifact) -> None:
+        """Remove the files of a pull that is refused. The caller holds the locks of its blobs."""
+        self.removal.discard(_manifest(reference, artifact))
+
+    def used_at(self, manifest: Manifest) -> float:
+        """When the model was last used, or else installed (seconds of the epoch)."""
+        used_at = self.manifests.used_at(parse_name(manifest.name))
+        return manifest.pulled_at if used_at is None else used_at
 
     def prepare(self) -> None:
         """Make the directories that a change needs."""

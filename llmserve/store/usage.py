@@ -18,12 +18,17 @@ Where = Literal["store", "hugging face cache", "own file"]
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """`size_bytes` of a model's files, of which `shared_bytes` belong to other models of the store too."""
+    """`size_bytes` of a model's files, of which `shared_bytes` belong to other models of the store too.
+
+    `used_at` is when the model was last used, or else installed (seconds of the epoch).
+    """
 
     name: str
     size_bytes: int
     shared_bytes: int
     where: Where
+    used_at: float
+    pinned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ def usage(store: Store) -> Usage:
                 manifest.size_bytes,
                 sum(sizes[path] for path in paths if uses[path] > 1),
                 _where(manifest.path),
+                store.used_at(manifest),
+                manifest.pinned,
             )
         )
     waste = list(_waste(store))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +15,19 @@ def processes_using(path: Path) -> tuple[int, ...]:
 
     A process that is only starting may be missed; it keeps what it has opened, whatever is removed.
     """
+    return tuple(process for process, served in _serving() if served == str(path))
+
+
+def paths_in_use() -> frozenset[str]:
+    """The paths of all models that a process serves."""
+    return frozenset(served for _, served in _serving())
+
+
+def _serving() -> Iterator[tuple[int, str]]:
+    """The processes of engines, each with the path of its model."""
     import psutil  # type: ignore[import-untyped]  # shipped without types
 
-    wanted = str(path)
-    found = []
     for process in psutil.process_iter(["cmdline"]):
-        arguments = process.info["cmdline"] or []
-        if any(before in _BEFORE_PATH and argument == wanted for before, argument in pairwise(arguments)):
-            found.append(process.pid)
-    return tuple(found)
+        for before, argument in pairwise(process.info["cmdline"] or []):
+            if before in _BEFORE_PATH:
+                yield process.pid, argument

@@ -54,12 +54,14 @@ def test_a_terminal_of_any_width_sees_a_bar(
     shown: str,
 ) -> None:
     from llmserve.cli.progress import pull
+    from llmserve.settings import Settings
+    from llmserve.store.options import PullOptions
 
     store.available = {"new:1b"}
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    pull(store, "new:1b")  # type: ignore[arg-type]
+    pull(store, "new:1b", PullOptions(), Settings())  # type: ignore[arg-type]
     written = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert shown in written
     assert written.rstrip().endswith("pulled new:1b (94 MiB)")
