@@ -125,6 +125,26 @@ def test_fifty_askers_in_two_processes_download_once(
     assert len(model_hub.downloads()) == 1
 
 
+def test_who_waits_finishes_what_a_killed_process_began(
+    store: Store, model_hub: FakeHub, private_home: Path, cache: Path, tiny_bytes: bytes, tiny_sha256: str
+) -> None:
+    sent = model_hub.hold_after = len(tiny_bytes) // 2
+    first = start(private_home, cache, model_hub)
+    assert model_hub.holding.wait(60)
+    partial = None
+    while partial is None or partial.stat().st_size < sent:
+        partial = next(cache.glob("models--*/blobs/*.incomplete"), None)
+
+    def kill_the_first(progress: PullProgress) -> None:
+        if progress.stage == "waiting":
+            first.kill()
+
+    assert store.pull(NAME, kill_the_first).sha256 == tiny_sha256
+    finish(first)
+    model_hub.go_on.set()
+    assert [request.headers.get("range") for request in model_hub.downloads()] == [None, f"bytes={sent}-"]
+
+
 def test_who_waits_for_another_process_is_told(
     store: Store, model_hub: FakeHub, private_home: Path, cache: Path, tiny_sha256: str
 ) -> None:
