@@ -69,7 +69,7 @@ class VllmConnection(WorkerConnection):
         try:
             self._request = requests.translated(self._path, body, self._model)
         except LlmserveError as error:
-            self._answer(error.status, error.body())
+            self._answer(error.status, dump_json(error.body()))
             self.complete = True
             self._transport.abort()
             return
@@ -122,19 +122,27 @@ class VllmConnection(WorkerConnection):
                 self._answer(200, body)
             elif self._their_status == 200:
                 answer = answers.translated(self._path, _parsed(body), self._request, self._identity, self._model)
-                self._answer(200, answer)
+                self._answer(200, _encoded(answer))
             else:
                 field = requests.prompt_field(self._path)
                 raise errors.translated(self._their_status, _parsed(body), prompt_field=field)
         except LlmserveError as error:
-            self._answer(error.status, error.body())
+            self._answer(error.status, dump_json(error.body()))
 
-    def _answer(self, status: int, body: bytes | dict[str, Any]) -> None:
+    def _answer(self, status: int, body: bytes) -> None:
         """Make this the response."""
         self.status = status
         self.headers = [(b"content-type", b"application/json")]
-        self._pieces = [body if isinstance(body, bytes) else dump_json(body)]
+        self._pieces = [body]
         self._arrived.set()
+
+
+def _encoded(answer: dict[str, Any]) -> bytes:
+    """The body of an answer. Raises `WorkerDied` for text that is none, such as half of a surrogate pair."""
+    try:
+        return dump_json(answer)
+    except ValueError:
+        raise WorkerDied("the worker's answer makes no sense", code="worker_protocol_error") from None
 
 
 def _parsed(body: bytes) -> Any:

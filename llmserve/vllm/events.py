@@ -7,11 +7,12 @@ JSON string its quotes are escaped.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from llmserve.errors import LlmserveError, WorkerDied
 from llmserve.openai import sse
-from llmserve.openai.json import dump_ascii_json, parse_json
+from llmserve.openai.json import dump_ascii_json
 from llmserve.vllm import errors
 from llmserve.vllm.answers import chat_logprobs, finish_reason, usage_counts
 from llmserve.vllm.served_model import ServedModel
@@ -83,8 +84,8 @@ class EventTranslator:
         if data == b"[DONE]":
             self._over = True
             return sse.DONE
-        body = parse_json(data)
         try:
+            body = json.loads(data)
             if not isinstance(body, dict) or "choices" not in body:
                 raise self._failure(body)
             if self._their_head is None:
@@ -94,7 +95,7 @@ class EventTranslator:
         except LlmserveError as error:
             self._over = True
             return sse.error_event(error)
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, ValueError):
             self._over = True
             return sse.error_event(WorkerDied("the worker's answer makes no sense", code="worker_protocol_error"))
         usage = ""

@@ -105,6 +105,7 @@ def test_a_stream_may_arrive_cut_anywhere(cut: int) -> None:
         '","logprobs":null,"finish_reason":null',
         "\n\ndata: [DONE]\n\n",
         '"choices":[',
+        "\x00",
         "\\",
         "\u2028 \U0001f600",
     ],
@@ -169,6 +170,8 @@ def test_comments_are_left_to_the_gateway() -> None:
     assert translated(": ping\n\n" + ROLE) == translated(ROLE)
 
 
-def test_events_without_sense_end_the_stream() -> None:
-    stream = translated(ROLE + 'data: {"choices":[{}]}\n\n' + content("late") + DONE)
+@pytest.mark.parametrize("data", ['{"choices":[{}]}', "{", "[]", '{"choices":7}', "null"])
+def test_events_without_sense_end_the_stream(data: str) -> None:
+    stream = translated(f"{ROLE}data: {data}\n\n{content('late')}{DONE}")
+    assert b"late" not in stream
     assert bodies(stream)[-1]["error"]["code"] == "worker_protocol_error"
