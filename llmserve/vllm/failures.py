@@ -68,7 +68,8 @@ _ROWS = (
         _SMALLER,
     ),
     _row(
-        r"(?:torch\.(?:cuda\.)?OutOfMemoryError: )?(?:CUDA|HIP) out of memory\. Tried to allocate (?P<wanted>[\d.]+ [KMG]iB)"
+        r"(?:torch\.(?:cuda\.)?OutOfMemoryError: )?(?:CUDA|HIP) out of memory\. "
+        r"Tried to allocate (?P<wanted>[\d.]+ [KMG]iB)"
         r"(?:[^\n]*?total capac\w+ of (?P<total>[\d.]+ [KMG]iB) of which (?P<free>[\d.]+ [KMG]iB) is free)?",
         "memory",
         "the GPU's memory ran out: {wanted} more were needed, and {free} of {total} were free",
