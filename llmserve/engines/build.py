@@ -81,7 +81,7 @@ class Build:
 
 def vllm_build(hardware: HardwareInfo, device: Device | None = None) -> Build:
     """The build of vLLM for this machine, or for `device`. Raises `Unavailable` where there is none, and why."""
-    if hardware.system == "Darwin":
+    if hardware.system == "darwin":
         raise _no_build("vLLM has no build for macOS that pip could install", "GGUF models run on Metal by llama.cpp")
     if device is None:
         device, reason = _device_for_vllm(hardware)

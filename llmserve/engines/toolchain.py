@@ -83,7 +83,8 @@ def toolchain(
             f"{listed([tool.title for tool in missing])} {'is' if len(missing) == 1 else 'are'} missing, "
             f"without which llama.cpp cannot be built for {device}",
             code="missing_tools",
-            hint=_how(missing, installer),
+            hint=_how(missing, installer)
+            + ("; or build for Vulkan, with `--device vulkan`" if device in {"cuda", "rocm"} else ""),
         )
     return found
 

@@ -71,7 +71,7 @@ def choose_accelerators(
     for gpu in hardware.gpus:
         runtime = _runtime(gpu, built_for, hardware.vulkan)
         if runtime is None:
-            refused.append(_refusal(gpu, f"the installed llama.cpp was built for {_build(built_for)} only"))
+            refused.append(_refusal(gpu, _other_build(built_for)))
             continue
         accelerator = _accelerator(gpu, runtime, hardware)
         if accelerator.free is None and memory_must_be_known:
@@ -113,8 +113,9 @@ def _of_one_kind(usable: Sequence[tuple[Device, Accelerator]]) -> tuple[Accelera
     return tuple(kinds[best])
 
 
-def _build(built_for: Sequence[Device]) -> str:
-    return listed([DEVICE_NAMES[device] for device in built_for])
+def _other_build(built_for: Sequence[Device]) -> str:
+    names = listed([DEVICE_NAMES[device] for device in built_for])
+    return f"the installed llama.cpp was built for {names} only (`llmserve engines install llama.cpp` mends that)"
 
 
 def _refusal(gpu: GpuInfo, reason: str) -> Refusal:

@@ -37,7 +37,7 @@ def plan(
             hint=f"leave `engine` unset: {_TITLES[possible[0]]} can run it" if possible else None,
         )
     if not possible:
-        raise _no_engine(model, why_not)
+        raise _no_engine(hardware, model, why_not)
     chosen = settings.engine or possible[0]
     refused = tuple(
         Refusal(engine, f"not taken, because {reason}") for engine, reason in why_not.items() if reason is not None
@@ -79,11 +79,11 @@ def _devices(hardware: HardwareInfo, engine: Engine) -> tuple[Device, ...]:
     return next((info.devices for info in hardware.engines if info.engine == engine), ())
 
 
-def _no_engine(model: ModelInfo, why_not: dict[Engine, str | None]) -> LlmserveError:
+def _no_engine(hardware: HardwareInfo, model: ModelInfo, why_not: dict[Engine, str | None]) -> LlmserveError:
     reasons = listed([f"{_TITLES[engine]} is not taken, because {reason}" for engine, reason in why_not.items()])
-    hint = (
-        "install llama-cpp-python into llmserve's environment"
-        if model.format == "gguf"
-        else "use a GGUF file of the same model: llama.cpp runs it on any machine"
-    )
+    hint = "use a GGUF file of the same model: llama.cpp runs it on any machine"
+    if model.format == "gguf":
+        hint = "`llmserve engines install llama.cpp` builds it for this machine"
+    elif not _devices(hardware, "vllm"):
+        hint = f"`llmserve engines install vllm`, or {hint}"
     return Unavailable(f"no engine here can run this model: {reasons}", param="model", code="no_engine", hint=hint)

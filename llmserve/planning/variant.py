@@ -131,6 +131,7 @@ class _Machine:
     gpu_memory: int | None
     memory: int | None
     devices: Mapping[Engine, tuple[str, ...]]
+    has_cuda: bool
 
     @classmethod
     def of(cls, hardware: HardwareInfo) -> _Machine:
@@ -146,6 +147,7 @@ class _Machine:
             gpu_memory=separate or max(shared, default=0) or None,
             memory=None if hardware.memory.available is None else hardware.memory.available + separate,
             devices=devices,
+            has_cuda=any(gpu.device == "cuda" for gpu in hardware.gpus),
         )
 
     def on_gpu(self, option: VariantOption) -> bool:
@@ -191,7 +193,8 @@ class _Machine:
 def _problem(machine: _Machine, option: VariantOption) -> str | None:
     """Why the option cannot run here at all."""
     if _is_without_engine(machine, option):
-        return f"no engine for {option.format} is installed that could use this machine"
+        mend = ", which `llmserve engines install vllm` would change" if _wants_vllm(machine, option) else ""
+        return f"no engine for {option.format} is installed that could use this machine{mend}"
     available = machine.gpu_memory if option.format == "safetensors" else machine.memory
     size = option.estimate_bytes
     if size is not None and available is not None and size > available * _SHARE_FOR_WEIGHTS:
@@ -203,6 +206,11 @@ def _is_without_engine(machine: _Machine, option: VariantOption) -> bool:
     engine: Engine = "vllm" if option.format == "safetensors" else "llama.cpp"
     devices = machine.devices.get(engine, ())
     return not devices or (option.format == "safetensors" and machine.gpu_memory is None)
+
+
+def _wants_vllm(machine: _Machine, option: VariantOption) -> bool:
+    """Whether a GPU lies idle for which there are builds of vLLM."""
+    return option.format == "safetensors" and machine.has_cuda and not machine.devices.get("vllm")
 
 
 def _size(option: VariantOption) -> int:

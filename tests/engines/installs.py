@@ -30,3 +30,9 @@ def environment(
     record = Record(engine, distribution, version, device, PYTHON, installed_at, size_bytes=2**30, packages=1)
     (folder / RECORD).write_text(to_json(record))
     return python
+
+
+def fake_vllm(device: str = "cpu", version: str = "0.32.0", extra: str = "") -> dict[str, str]:
+    """The files of a vLLM that says what it is."""
+    platforms = f"class current_platform:\n    device_type = {device!r}\n"
+    return {"vllm/__init__.py": f"{extra}\n__version__ = {version!r}\n", "vllm/platforms.py": platforms}

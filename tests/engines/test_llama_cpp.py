@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ def test_a_build_is_described(
 
 
 def test_a_build_that_kills_its_probe_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    def crash(target: str, *, timeout: float) -> object:
+    def crash(target: str, *, timeout: float, environment: Mapping[str, str]) -> object:
         raise ProbeFailed("the probe was killed by SIGILL")
 
     monkeypatch.setattr(llama_cpp, "run_child", crash)

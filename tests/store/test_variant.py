@@ -73,7 +73,14 @@ def test_vllm_is_taken_where_it_can_run() -> None:
 def test_without_an_engine_safetensors_are_refused_with_the_reason() -> None:
     choice = choose_variant(machine("laptop_no_gpu"), options("BF16", "Q4_0", parameters=1e9))
     assert choice.taken == "Q4_0"
-    assert "no engine for safetensors" in choice.refused[0].reason
+    reason = choice.refused[0].reason
+    assert reason == "no engine for safetensors is installed that could use this machine"
+
+
+def test_a_card_without_vllm_is_told_the_command() -> None:
+    choice = choose_variant(machine("rtx_3060_12gb"), options("BF16", "Q4_0", parameters=1e9))
+    assert choice.taken == "Q4_0"
+    assert choice.refused[0].reason.endswith("which `llmserve engines install vllm` would change")
 
 
 def test_an_unknown_size_is_no_obstacle() -> None:
