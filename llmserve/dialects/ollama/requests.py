@@ -56,7 +56,7 @@ def _form(form: object) -> object:
     return bounded_schema(form)
 
 
-def _thinking(thinking: object) -> object:
+def _thinking_level(thinking: object) -> object:
     if not isinstance(thinking, bool) and thinking not in ("low", "medium", "high", "max"):
         refuse("must be true, false, 'low', 'medium', 'high' or 'max'")
     return thinking
@@ -116,7 +116,7 @@ class _TextBody(_ModelBody):
     format: Annotated[Form, BeforeValidator(_form)] | None = Field(
         default=None, description=f"`json`, or a JSON schema the answer follows ({SCHEMA_BOUNDS})."
     )
-    think: Annotated[Thinking, BeforeValidator(_thinking)] | None = Field(
+    think: Annotated[Thinking, BeforeValidator(_thinking_level)] | None = Field(
         default=None,
         description="Whether the model thinks before it answers, or how much (`low`, `medium`, `high`, `max`), where "
         "its template lets it be chosen.",
