@@ -37,7 +37,7 @@ def command(source: str, name: str | None) -> None:
     from llmserve.settings import load_settings
 
     store = open_store(load_settings())
-    path = Path(source).expanduser()
+    path = _path(source)
     if source == "ollama":
         _refuse_name(name)
         models = _ollama(store)
@@ -50,6 +50,17 @@ def command(source: str, name: str | None) -> None:
         talk(f"imported {model.name}")
     if not models:
         raise InvalidRequest(f"there is no model in {source}", param="source")
+
+
+def _path(source: str) -> Path:
+    from llmserve.store.names import shown
+
+    try:
+        path = Path(source).expanduser()
+        path.is_dir()  # raises for what is too long
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InvalidRequest(f"`{shown(source)}` is not a path", param="source") from error
+    return path
 
 
 def _refuse_name(name: str | None) -> None:

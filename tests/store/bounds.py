@@ -37,7 +37,7 @@ def read_within_bounds(read: Callable[[Path], object], files: Iterable[bytes], p
             os.write(writer, answer)
             os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as pipe:
+    with os.fdopen(reader, "rb") as pipe:
         answer = pipe.read()
     _, status = os.waitpid(child, 0)
     if status or not answer:

@@ -152,7 +152,7 @@ def _import_everything() -> None:
     import huggingface_hub.file_download
     import huggingface_hub.hf_api  # noqa: F401
     from huggingface_hub import close_session
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils._headers import build_hf_headers
 
     import llmserve.cli.import_models
     import llmserve.cli.pull

@@ -161,7 +161,7 @@ class TestNetwork:
         self, store: Store, model_hub: FakeHub, status: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slept: list[float] = []
-        monkeypatch.setattr(transfer.time, "sleep", slept.append)
+        monkeypatch.setattr("llmserve.store.transfer.time.sleep", slept.append)
         model_hub.answers = [Answer(status, {"Retry-After": "7"}), Answer(status, {"Retry-After": "soon"})]
         store.pull(NAME)
         assert slept[0] == 7
@@ -171,7 +171,7 @@ class TestNetwork:
         self, store: Store, model_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slept: list[float] = []
-        monkeypatch.setattr(transfer.time, "sleep", slept.append)
+        monkeypatch.setattr("llmserve.store.transfer.time.sleep", slept.append)
         model_hub.resolve_answer = Answer(429, {"Retry-After": "7200"})
         with pytest.raises(PullFailed) as refused:
             store.pull(NAME)
