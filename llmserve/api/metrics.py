@@ -6,7 +6,8 @@ models. Nothing a client writes can add one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -16,9 +17,23 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from llmserve.fleet.status import ModelStatus
+    from llmserve.fleet.worker_counters import WorkerCounters
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
+
+# A worker's counter in its `/stats` -> the metric it is added to, and the label that tells it from others there.
+_OF_WORKERS: Mapping[str, tuple[str, str | None]] = MappingProxyType(
+    {
+        "prompt_tokens": ("llmserve_prompt_tokens", "computed"),
+        "cached_tokens": ("llmserve_prompt_tokens", "cached"),
+        "restored_from_ram": ("llmserve_prefix_restores", "ram"),
+        "restored_from_disk": ("llmserve_prefix_restores", "disk"),
+        "drafted_tokens": ("llmserve_draft_tokens_proposed", None),
+        "accepted_tokens": ("llmserve_draft_tokens_accepted", None),
+        "preemptions": ("llmserve_preemptions", None),
+    }
+)
 
 
 class Metrics:
@@ -70,6 +85,18 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._of_workers = {
+            name: Counter(name, text, ("model", *labels), registry=self._registry)
+            for name, text, labels in (
+                ("llmserve_prompt_tokens", "Prompt tokens, computed or taken from the cache", ("source",)),
+                ("llmserve_prefix_restores", "Prefixes put back into the KV cache, by where they were", ("tier",)),
+                ("llmserve_draft_tokens_proposed", "Tokens that were drafted ahead and checked", ()),
+                ("llmserve_draft_tokens_accepted", "Drafted tokens that were right", ()),
+                ("llmserve_preemptions", "Sequences that left for a while because cells ran out", ()),
+            )
+        }
+        self._last_seen: dict[str, WorkerCounters] = {}
+
     def request_done(self, route: str, method: str, status: int | None, seconds: float) -> None:
         """Count one request. `route` is the pattern of a route; `status` None means that nothing was answered."""
         method = method if method in _METHODS else "other"
@@ -91,6 +118,19 @@ class Metrics:
 
     def retried(self, model: str) -> None:
         self._retries.labels(model).inc()
+
+    def workers_counted(self, workers: Iterable[WorkerCounters]) -> None:
+        """Add what the workers have counted since the last time; a new worker of a model starts from nothing."""
+        for worker in workers:
+            before = self._last_seen.get(worker.model)
+            seen = before.counts if before is not None and before.pid == worker.pid else {}
+            self._last_seen[worker.model] = worker
+            for counter, (metric, label) in _OF_WORKERS.items():
+                labels = (worker.model,) if label is None else (worker.model, label)
+                count = worker.counts.get(counter, 0)
+                # A worker that lost its cache counts some of them anew.
+                added = count - seen.get(counter, 0) if count >= seen.get(counter, 0) else count
+                self._of_workers[metric].labels(*labels).inc(added)
 
     def exposition(self) -> tuple[str, bytes]:
         """Content type and body for a scrape."""

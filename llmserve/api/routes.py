@@ -152,6 +152,7 @@ class Routes:
         return _json({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
+        self._gateway.metrics.workers_counted(await self._gateway.fleet.counters())
         content_type, body = self._gateway.metrics.exposition()
         return Response(body, headers={"Content-Type": content_type})
 

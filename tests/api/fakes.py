@@ -31,6 +31,7 @@ from llmserve.errors import ModelNotFound, WorkerDied
 from llmserve.fleet.connection import WorkerConnection, connect
 from llmserve.fleet.demand import Demand
 from llmserve.fleet.status import ModelStatus
+from llmserve.fleet.worker_counters import WorkerCounters
 from llmserve.settings import Settings
 from llmserve.store.catalog import Catalog
 from llmserve.store.defaults import ChatDefaults
@@ -170,6 +171,7 @@ class FakeFleet:
         self.condemned: list[str] = []
         self.closed = False
         self.failure: Exception | None = None
+        self.counted: tuple[WorkerCounters, ...] = ()
         # A lease waits while it is clear; polled, because it is set from another thread.
         self.door = threading.Event()
         self.door.set()
@@ -211,6 +213,9 @@ class FakeFleet:
                 log_tail=None,
             ),
         )
+
+    async def counters(self) -> tuple[WorkerCounters, ...]:
+        return self.counted
 
     async def stop(self, model: str) -> bool:
         self._store.find(model)

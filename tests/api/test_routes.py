@@ -15,6 +15,7 @@ from llmserve import __version__
 from llmserve.api.limits import Limits
 from llmserve.api.logs import JsonLines
 from llmserve.errors import Conflict, Unavailable
+from llmserve.fleet.worker_counters import WorkerCounters
 from llmserve.settings import Settings
 from tests.api.conftest import KEY
 from tests.api.fakes import HUB_MODEL, INFO, MODEL, Served, wait_until
@@ -231,6 +232,25 @@ def test_metrics_count_what_happened(fresh: Served) -> None:
     assert seen["llmserve_generations_in_flight", ()] == 0
     assert seen["llmserve_worker_restarts", (("model", MODEL.name),)] == 3
     assert seen["llmserve_queue_depth", (("model", MODEL.name),)] == 0
+
+
+def test_metrics_add_up_what_the_workers_of_a_model_counted(fresh: Served) -> None:
+    def scraped(pid: int, **counts: float) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        fresh.fleet.counted = (WorkerCounters(MODEL.name, pid, counts),)
+        return samples(fresh)
+
+    model = ("model", MODEL.name)
+    cached = "llmserve_prompt_tokens_total", (model, ("source", "cached"))
+    from_disk = "llmserve_prefix_restores_total", (model, ("tier", "disk"))
+    seen = scraped(1, cached_tokens=100, restored_from_disk=1, drafted_tokens=8, accepted_tokens=5, preemptions=2)
+    assert (seen[cached], seen[from_disk]) == (100, 1)
+    assert seen["llmserve_draft_tokens_proposed_total", (model,)] == 8
+    assert seen["llmserve_draft_tokens_accepted_total", (model,)] == 5
+    assert seen["llmserve_preemptions_total", (model,)] == 2
+    assert scraped(1, cached_tokens=150, restored_from_disk=1)[cached] == 150
+    assert scraped(2, cached_tokens=30)[cached] == 180
+    fresh.fleet.counted = ()
+    assert samples(fresh)[cached] == 180
 
 
 def test_metrics_show_what_is_in_flight(fresh: Served) -> None:
