@@ -25,7 +25,6 @@ ROWS = (
     ("state",),
     ("engines",),
     ("fleet",),
-    ("tuning",),
     ("api",),
     ("client",),
     ("cli",),

@@ -44,6 +44,7 @@ COMMANDS = (
     "serve",
     "plan",
     "probe",
+    "doctor",
     "engines",
 )
 # Where the command's name is none for a module.

@@ -1,0 +1,64 @@
+"""Facts about the system around the hardware."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from llmserve.hardware import surroundings
+
+
+def test_a_directory_that_does_not_exist_yet_is_judged_by_where_it_would_be(tmp_path: Path) -> None:
+    assert surroundings.is_writable(tmp_path / "not" / "there")
+    assert surroundings.mode_of(tmp_path / "not") is None
+    assert surroundings.free_bytes(tmp_path / "not") == pytest.approx(surroundings.free_bytes(tmp_path), rel=0.1)
+    tmp_path.chmod(0o750)
+    assert surroundings.mode_of(tmp_path) == 0o750
+
+
+def test_who_listens() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert surroundings.listens("127.0.0.1", port)
+    assert not surroundings.listens("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, ((), False)),
+        ({"HTTPS_PROXY": "http://p", "https_proxy": ""}, (("HTTPS_PROXY",), False)),
+        ({"http_proxy": "http://p", "NO_PROXY": "example.org, localhost"}, (("http_proxy",), True)),
+        ({"all_proxy": "socks5://p", "no_proxy": "*"}, (("all_proxy",), True)),
+    ],
+)
+def test_proxies(environ: dict[str, str], expected: tuple[tuple[str, ...], bool]) -> None:
+    assert surroundings.proxies(environ) == expected
+
+
+def test_only_devices_that_exist_are_missed(tmp_path: Path) -> None:
+    assert surroundings.forbidden_devices(tmp_path) == ()
+
+
+def test_the_peak_of_a_process(tmp_path: Path) -> None:
+    status = tmp_path / "proc/7/status"
+    status.parent.mkdir(parents=True)
+    status.write_text("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 100 kB\n")
+    assert surroundings.peak_resident_bytes(7, tmp_path) == 2048 * 1024
+    status.write_text("Name:\tx\n")
+    assert surroundings.peak_resident_bytes(7, tmp_path) is None
+    assert surroundings.peak_resident_bytes(8, tmp_path) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells")
+def test_this_process_has_a_peak() -> None:
+    assert (surroundings.peak_resident_bytes(os.getpid()) or 0) > 1 << 20
+
+
+def test_memory_has_a_speed() -> None:
+    assert surroundings.memory_speed() > 0
