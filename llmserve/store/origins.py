@@ -116,6 +116,9 @@ def _in_catalog(
             param="model",
             hint=f"`llmserve pull {entry.name} --format {variant.format}` gets it all the same",
         )
+    if choice is None and len(candidates) == 1:
+        reason = "the only variant that is what was asked for" if asked else "the only variant there is"
+        choice = VariantChoice(0, listed[0].label, reason, True, ())
     reference: Reference = LogicalName(entry.name.partition(":")[0], f"{entry.tag}-{variant.label}") if asked else plain
     return Wanted(reference, variant.reference, variant.expected, choice, listed[index])
 

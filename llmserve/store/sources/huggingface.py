@@ -52,7 +52,7 @@ def fetch(reference: HubReference, expected: Expected, options: PullOptions, rep
     cache = default_cache(reference.repo_id)
     with hub_errors(reference):
         offline = options.offline or constants.HF_HUB_OFFLINE
-        listing = _cached(cache, reference) if offline else _asked(reference)
+        listing = _cached(cache, reference) if offline else ask(reference)
         names = choose_files(reference, tuple(listing.files), options.format)
         files = tuple(_verifiable(listing, name) for name in names)
         _check_expected(files, expected)
@@ -65,7 +65,7 @@ def fetch(reference: HubReference, expected: Expected, options: PullOptions, rep
     return Artifact(done, str(source), owned=False, license=listing.license, fetched=download.fetched)
 
 
-def _asked(reference: HubReference) -> Listing:
+def ask(reference: HubReference) -> Listing:
     """Resolve revision and files with one request, so that all are of one commit."""
     from huggingface_hub import HfApi
 
