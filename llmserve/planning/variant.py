@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from llmserve.planning.formatting import human_bytes
+from llmserve.planning.vllm_cpu import pays_on
 from llmserve.types import CpuInfo, Engine, GpuInfo, HardwareInfo, ModelFormat, Refusal
 
 # Bits per weight of whole files, mixtures of tensor types as llama.cpp's recipes make them; best quality first.
@@ -150,8 +151,14 @@ class _Machine:
             has_cuda=any(gpu.device == "cuda" for gpu in hardware.gpus),
         )
 
+    @property
+    def vllm_is_for_cpus(self) -> bool:
+        return "cpu" in self.devices.get("vllm", ())
+
     def on_gpu(self, option: VariantOption) -> bool:
-        """Whether all of it fits into the GPUs' memory."""
+        """Whether all of it fits into the memory of GPUs that its engine drives."""
+        if option.format == "safetensors" and self.vllm_is_for_cpus:
+            return False
         return self.gpu_memory is not None and _size(option) <= self.gpu_memory * _SHARE_FOR_WEIGHTS
 
     def merit(self, option: VariantOption) -> tuple[bool, bool, bool, bool, float]:
@@ -195,7 +202,8 @@ def _problem(machine: _Machine, option: VariantOption) -> str | None:
     if _is_without_engine(machine, option):
         mend = ", which `llmserve engines install vllm` would change" if _wants_vllm(machine, option) else ""
         return f"no engine for {option.format} is installed that could use this machine{mend}"
-    available = machine.gpu_memory if option.format == "safetensors" else machine.memory
+    on_gpu = option.format == "safetensors" and not machine.vllm_is_for_cpus
+    available = machine.gpu_memory if on_gpu else machine.memory
     size = option.estimate_bytes
     if size is not None and available is not None and size > available * _SHARE_FOR_WEIGHTS:
         return f"its {human_bytes(size)} of weights are too much for the {human_bytes(available)} that are free"
@@ -203,9 +211,12 @@ def _problem(machine: _Machine, option: VariantOption) -> str | None:
 
 
 def _is_without_engine(machine: _Machine, option: VariantOption) -> bool:
-    engine: Engine = "vllm" if option.format == "safetensors" else "llama.cpp"
-    devices = machine.devices.get(engine, ())
-    return not devices or (option.format == "safetensors" and machine.gpu_memory is None)
+    if option.format == "gguf":
+        return not machine.devices.get("llama.cpp")
+    if machine.vllm_is_for_cpus:
+        # Without 16-bit instructions it would run, and every GGUF variant would run faster.
+        return not pays_on(machine.cpu)
+    return not machine.devices.get("vllm") or machine.gpu_memory is None
 
 
 def _wants_vllm(machine: _Machine, option: VariantOption) -> bool:
