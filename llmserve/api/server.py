@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from llmserve.api.app import build_app
 from llmserve.api.gateway import Gateway
 from llmserve.api.limits import Limits
 from llmserve.api.protocol import bounded
+from llmserve.api.systemd import Notifier
 from llmserve.settings import Settings
 
 DRAIN_SECONDS = 30.0
@@ -25,7 +27,17 @@ _KEEP_ALIVE_SECONDS = 15
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, leaving the signals to `serve`: it would raise them again after a clean end."""
+    """uvicorn's server, leaving the signals to `serve`: it would raise them again after a clean end.
+
+    `on_started` is called when it accepts connections.
+    """
+
+    on_started: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.on_started is not None:
+            self.on_started()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -74,13 +86,16 @@ async def _serve(settings: Settings, models: Sequence[str], socks: Sequence[sock
     from llmserve.store.serving import serving_store
 
     store = serving_store(settings)
-    gateway = Gateway(Fleet(store, settings), store, settings, Limits())
+    fleet = Fleet(store, settings)
+    gateway = Gateway(fleet, store, settings, Limits())
     server = make_server(gateway)
-    stop = _Stop(gateway, server)
+    notifier = Notifier(os.environ)
+    server.on_started = notifier.ready
+    stop = _Stop(gateway, server, notifier)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)
-    gateway.preload(models)
+    gateway.preload(list(dict.fromkeys([*models, *fleet.rules.preloaded()])))
     first, *more = map(listener.shown_address, socks)
     _say(f"llmserve listens on {first}")
     for address in more:
@@ -89,20 +104,23 @@ async def _serve(settings: Settings, models: Sequence[str], socks: Sequence[sock
         await server.serve(sockets=list(socks))
     finally:
         await gateway.close()
+        notifier.close()
     return stop.exit_code
 
 
 class _Stop:
     """What a signal does: the first one drains, the second ends."""
 
-    def __init__(self, gateway: Gateway, server: Server) -> None:
+    def __init__(self, gateway: Gateway, server: Server, notifier: Notifier) -> None:
         self.exit_code = 0
+        self._notifier = notifier
         self._gateway = gateway
         self._server = server
         self._draining: asyncio.Task[None] | None = None
 
     def __call__(self, number: int) -> None:
         if self._draining is None:
+            self._notifier.stopping()
             self._draining = asyncio.create_task(self._drain())
         else:
             self.exit_code = 128 + number
