@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmserve.cli.parameters import PARAMETER_TYPES, Parameters, read_schema
-from llmserve.errors import ModelNotFound
+from llmserve.errors import LlmserveError, ModelNotFound
 
 if TYPE_CHECKING:
     from llmserve.client import Gateway
@@ -51,7 +51,7 @@ def command(model: str, prompt: tuple[str, ...], json_schema: Path | None, verbo
     name = _ready_model(store, model, settings).name
     parameters = parameters.with_defaults(store.defaults(name))
     with any_gateway(settings) as gateway:
-        load_seconds = _load(gateway, name)
+        load_seconds = _load(gateway, store, name)
         if question is None:
             _chat(gateway, name, parameters, settings, verbose=verbose)
         else:
@@ -72,14 +72,27 @@ def _ready_model(store: Store, model: str, settings: Settings) -> InstalledModel
         return pull(store, model, PullOptions(machine=this_machine(settings)), settings)
 
 
-def _load(gateway: Gateway, model: str) -> float:
-    """Have the model loaded; returns the seconds that took."""
+def _load(gateway: Gateway, store: Store, model: str) -> float:
+    """Have the model loaded; returns the seconds that took. Raises `Unavailable` where no engine here can run it."""
     from llmserve.cli.terminal import status
 
     started = time.monotonic()
-    with status(f"loading {model} ..."):
-        gateway.load(model)
+    try:
+        with status(f"loading {model} ..."):
+            gateway.load(model)
+    except LlmserveError as error:
+        if error.code == "no_engine" and (variant := _gguf_variant(store, model)) is not None:
+            error.hint = f"`llmserve run {variant}` takes the GGUF variant, which llama.cpp runs"
+        raise
     return time.monotonic() - started
+
+
+def _gguf_variant(store: Store, model: str) -> str | None:
+    """The name of a GGUF variant of a model of the catalog; None where there is none or the model is of no catalog."""
+    if (entry := store.catalog.entry(model)) is None:
+        return None
+    label = next((variant.label for variant in entry.variants if variant.format == "gguf"), None)
+    return None if label is None else f"{entry.name}-{label}"
 
 
 def _answer(gateway: Gateway, request: dict[str, Any], load_seconds: float, verbose: bool) -> None:
