@@ -33,8 +33,13 @@ def troubles(hardware: HardwareInfo, around: Surroundings = WELL) -> dict[str, F
     return {finding.check: finding for finding in diagnose(hardware, around) if finding.verdict != "ok"}
 
 
+def laptop() -> HardwareInfo:
+    """A machine without a GPU, and without a word of any driver."""
+    return replace(machine("laptop_no_gpu"), notes=())
+
+
 def test_nothing_is_wrong_with_a_machine_that_is_well() -> None:
-    assert troubles(machine("laptop_no_gpu")) == {}
+    assert troubles(laptop()) == {}
     assert troubles(machine("rtx_4090_24gb")) == {}
 
 
@@ -57,7 +62,7 @@ def test_nothing_is_wrong_with_a_machine_that_is_well() -> None:
     ],
 )
 def test_what_is_wrong_around(changes: dict[str, Any], check: str, verdict: str, command: str | None) -> None:
-    found = troubles(machine("laptop_no_gpu"), replace(WELL, **changes))
+    found = troubles(laptop(), replace(WELL, **changes))
     assert list(found) == [check]
     assert (found[check].verdict, found[check].command) == (verdict, command)
 
@@ -67,7 +72,7 @@ def test_what_is_wrong_around(changes: dict[str, Any], check: str, verdict: str,
     [{"port_answer": "llmserve"}, {"proxies": ("HTTP_PROXY",), "proxy_spares_loopback": True}, {"build_features": ()}],
 )
 def test_what_is_not_wrong(changes: dict[str, Any]) -> None:
-    assert troubles(machine("laptop_no_gpu"), replace(WELL, **changes)) == {}
+    assert troubles(laptop(), replace(WELL, **changes)) == {}
 
 
 def test_a_gpu_that_the_build_cannot_use() -> None:
@@ -93,7 +98,7 @@ def test_a_build_that_finds_no_device_although_there_is_one() -> None:
 
 def test_a_driver_and_a_library_of_different_versions() -> None:
     note = ProbeNote("nvml", "none, because the NVIDIA driver and its library differ in version (reboot)")
-    found = troubles(replace(machine("laptop_no_gpu"), notes=(note,)))["driver"]
+    found = troubles(replace(laptop(), notes=(note,)))["driver"]
     assert (found.verdict, found.command) == ("broken", "sudo reboot")
 
 
