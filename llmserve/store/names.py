@@ -57,8 +57,8 @@ _PYPI = re.compile(
 
 # Names that open a device instead of a file on Windows, whatever their extension.
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
-# Prefixes of the other two forms; as families they would be ambiguous on disk and in print.
-_SCHEMES = frozenset({"hf", "pypi", "file", "http", "https", "quantized"})
+# Prefixes of the other forms, and of digests; as families they would be ambiguous on disk and in print.
+_SCHEMES = frozenset({"hf", "pypi", "file", "http", "https", "quantized", "sha256"})
 # How the source of a model begins that was quantized here: its type and the source of its base follow.
 QUANTIZED = "quantized:"
 
