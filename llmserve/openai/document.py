@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,7 +33,7 @@ DOCUMENTED: tuple[type[Schema], ...] = (
 
 Treatment = Literal["honoured", "extension", "refused", "without effect"]
 
-_TABLE = re.compile(r"(<!-- fields of (\w+): written by llmserve\.openai\.document -->\n).*?(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- fields of (\w+): written by llmserve\.\w+\.document -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,15 @@ def field_table(schema: type[Schema]) -> list[Row]:
     return sorted(rows, key=lambda row: order.index(row.treatment))
 
 
-def update(document: str) -> str:
-    """`document` with each table between its two comments replaced by the present one."""
-    tables = {kind.__name__: kind for kind in DOCUMENTED}
-    return _TABLE.sub(lambda match: f"{match[1]}{_markdown(field_table(tables[match[2]]))}{match[3]}", document)
+def update(document: str, schemas: Sequence[type[Schema]] = DOCUMENTED) -> str:
+    """`document` with the tables of `schemas`, each between its two comments, replaced by the present ones."""
+    tables = {kind.__name__: kind for kind in schemas}
+
+    def present(match: re.Match[str]) -> str:
+        kind = tables.get(match[2])
+        return match[0] if kind is None else f"{match[1]}{_markdown(field_table(kind))}{match[3]}"
+
+    return _TABLE.sub(present, document)
 
 
 def _markdown(rows: list[Row]) -> str:
