@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmserve import errors
-from llmserve.store.catalog import Catalog, CatalogModel
+from llmserve.store.catalog import Catalog, CatalogModel, Variant
 from llmserve.store.defaults import ChatDefaults
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import DONE, DROP, FakeGateway, FakeStore, answer, delta, event, finish
@@ -232,3 +232,31 @@ def test_the_key_of_the_settings_is_sent(invoke: Invoke, gateway: FakeGateway, m
     gateway.script = [answer("ok")]
     invoke("run", "tiny", "hi")
     assert set(gateway.keys) == {"Bearer secret"}
+
+
+NO_ENGINE = {
+    "error": {"message": "no engine here can run this model", "type": "unavailable_error", "code": "no_engine"}
+}
+BOTH = CatalogModel(
+    "tiny:1b",
+    (),
+    None,
+    "a tiny model",
+    (
+        Variant("safetensors", "BF16", "hf:owner/tiny", "", None, None),
+        Variant("gguf", "Q4_0", "hf:owner/tiny-gguf", "tiny-q4_0.gguf", None, None),
+    ),
+)
+
+
+@pytest.mark.parametrize("models", [(), (BOTH,)], ids=["no other variant", "a GGUF variant"])
+def test_where_no_engine_runs_it_the_gguf_variant_is_offered(
+    invoke: Invoke, gateway: FakeGateway, store: FakeStore, models: tuple[CatalogModel, ...]
+) -> None:
+    store.catalog = Catalog(models)
+    gateway.replies["/admin/load"] = (503, NO_ENGINE)
+    result = invoke("run", "tiny:1b", "hi")
+    assert (result.code, result.out) == (1, "")
+    offered = "`llmserve run tiny:1b-q4_0` takes the GGUF variant, which llama.cpp runs"
+    assert result.err.startswith("error: no engine here can run this model")
+    assert (offered in result.err) == bool(models)
