@@ -103,7 +103,7 @@ def _gpus(hardware: HardwareInfo, around: Surroundings) -> Iterator[Finding]:
     for note in hardware.notes:
         if "differ in version" in note.finding:
             yield Finding("driver", "broken", "the NVIDIA driver and its library differ in version", "sudo reboot")
-        elif "driver is not loaded" in note.finding:
+        elif "the NVIDIA driver is not loaded" in note.finding:
             # The libraries alone prove nothing: containers have them without a GPU.
             finding = "NVIDIA's libraries are installed and its driver is not loaded: well if there is no such GPU"
             yield Finding("driver", "note", finding, "sudo modprobe nvidia")
