@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llmserve.errors import InvalidRequest, SettingsError
+from llmserve.errors import InvalidRequest
 from llmserve.planning.variant import VariantOption, choose_variant, is_repacked
 from llmserve.store.catalog import Catalog, CatalogModel, Variant, load_catalog
 from llmserve.store.options import PullOptions
 from llmserve.store.store import Store
-from llmserve.types import EngineInfo, HardwareInfo, ParserNames, from_json
+from llmserve.types import HardwareInfo, from_json
 
 MACHINES = Path(__file__).parents[1] / "machines"
 
@@ -83,38 +83,6 @@ def test_a_card_without_vllm_is_told_the_command() -> None:
     assert choice.refused[0].reason.endswith("which `llmserve engines install vllm` would change")
 
 
-def test_on_a_processor_vllm_is_offered_where_its_instructions_make_it_pay() -> None:
-    def with_cpu_build(name: str) -> HardwareInfo:
-        engines = (EngineInfo("llama.cpp", None, ("cpu",), ""), EngineInfo("vllm", None, ("cpu",), ""))
-        return replace(machine(name), engines=engines)
-
-    both = options("Q4_0", "BF16", parameters=1e9)
-    offered = choose_variant(with_cpu_build("xeon_amx"), both)
-    assert (offered.taken, offered.refused[0].option) == ("Q4_0", "BF16")
-    assert "no engine" not in offered.refused[0].reason
-    assert choose_variant(with_cpu_build("xeon_amx"), options("BF16", parameters=1e9)).fits
-    assert "no engine" in choose_variant(with_cpu_build("laptop_no_gpu"), both).refused[0].reason
-    # A CPU build leaves the GPU to llama.cpp.
-    assert choose_variant(with_cpu_build("rtx_4090_24gb"), both).taken == "Q4_0"
-
-
-def test_a_user_names_parsers_in_the_catalog(private_home: Path) -> None:
-    private_home.mkdir(mode=0o700)
-    (private_home / "models.toml").write_text(
-        '[models."mine:1b"]\ndescription = "mine"\ntool_parser = "hermes"\n'
-        'variants = [{ format = "safetensors", quantization = "BF16", source = "hf:me/mine" }]\n'
-    )
-    model = Store(private_home).catalog.find("mine:1b")
-    assert model is not None
-    assert model.parsers == ParserNames(tool="hermes")
-    (private_home / "models.toml").write_text(
-        '[models."mine:1b"]\ndescription = "mine"\ntool_parser = "--x y"\n'
-        'variants = [{ format = "safetensors", quantization = "BF16", source = "hf:me/mine" }]\n'
-    )
-    with pytest.raises(SettingsError):
-        _ = Store(private_home).catalog
-
-
 def test_an_unknown_size_is_no_obstacle() -> None:
     option = VariantOption("x", "gguf", "Q4_K_M", None, None)
     choice = choose_variant(machine("laptop_no_gpu"), [option, replace(option, label="y", quantization="strange")])
@@ -164,9 +132,7 @@ def gpu() -> HardwareInfo:
         ("m-q8_0", PullOptions(), "m:8b-q8_0", "hf:o/r-GGUF:m-Q8_0.gguf"),
         ("m", PullOptions(quantization="q8_0"), "m:8b-q8_0", "hf:o/r-GGUF:m-Q8_0.gguf"),
         ("m", PullOptions(format="safetensors"), "m:8b-bf16", "hf:o/r:safetensors"),
-    choice = Store(private_home).wanted("smollm2:135m", asked).choice
-    assert choice is not None
-    assert (choice.taken, choice.reason) == ("smollm2:135m-q4_1", "the only variant there is")
+        ("m", PullOptions(engine="vllm"), "m:8b-bf16", "hf:o/r:safetensors"),
         ("m", PullOptions(engine="llama.cpp", machine=gpu), "m:8b-q8_0", "hf:o/r-GGUF:m-Q8_0.gguf"),
         ("hf:o/r", PullOptions(quantization="Q5_K_M"), "hf:o/r:Q5_K_M", "hf:o/r:Q5_K_M"),
         ("o/r", PullOptions(format="safetensors"), "hf:o/r:safetensors", "hf:o/r:safetensors"),
@@ -198,7 +164,9 @@ def test_the_machine_is_only_looked_at_where_there_is_a_choice(private_home: Pat
         raise AssertionError("nothing was to be chosen")
 
     asked = PullOptions(machine=no_machine)
-    assert Store(private_home).wanted("smollm2:135m", asked).choice is None
+    choice = Store(private_home).wanted("smollm2:135m", asked).choice
+    assert choice is not None
+    assert (choice.taken, choice.reason) == ("smollm2:135m-q4_1", "the only variant there is")
     assert Store(private_home).wanted("hf:o/r", asked).choice is None
 
 
