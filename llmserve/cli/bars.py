@@ -30,10 +30,13 @@ def memory_bar(memory: DeviceMemory) -> str:
     sizes = [getattr(memory, name) + (memory.correction if name == "overhead" else 0) for name, *_ in _PARTS]
     bar, filled = "", 0
     for size, (*_, block, letter) in zip(sizes, _PARTS, strict=True):
-        filled += max(0, size)
-        bar += (block if _has_blocks() else letter) * (round(filled / scale * WIDTH) - len(bar))
+        if size <= 0:
+            continue
+        filled += size
+        # What is there is seen, however little it is.
+        bar += (block if _has_blocks() else letter) * max(1, round(filled / scale * WIDTH) - len(bar))
     end = round(available / scale * WIDTH)
-    return f"[{(bar[:end] + '!' * (len(bar) - end)).ljust(WIDTH)}]"
+    return f"[{(bar[:end] + '!' * (len(bar) - end)).ljust(WIDTH)[:WIDTH]}]"
 
 
 def legend() -> str:
