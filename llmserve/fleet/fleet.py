@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 DEFAULT_KEEP_ALIVE_SECONDS = 300.0
 DEFAULT_MAX_QUEUE = 128
 DEFAULT_LOAD_TIMEOUT_SECONDS = 300.0
+# How long a loaded model is taken to be what the store said.
+STORE_LOOKUP_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,8 @@ class Fleet:
         installed = self._loaded(model)
         if installed is None:
             installed = await asyncio.to_thread(self._store.find, model)
-        self._refuse_if_closing()
+            self._refuse_if_closing()
+            self._record(installed).found_at = self._clock()
         record = self._record(installed)
         answer = self._admission.ask(record, demand)
         if isinstance(answer, Lease):
@@ -174,9 +177,14 @@ class Fleet:
     # --- requests ---
 
     def _loaded(self, name: str) -> InstalledModel | None:
-        """The model of this very name if it is ready: the disk need not be asked. An alias may have moved meanwhile."""
+        """The model of this very name, if it is ready and was in the store a moment ago: the disk need not be asked.
+
+        An alias may have moved meanwhile. The store is asked now and then, since it keeps count of what is used.
+        """
         record = self._registry.get(name)
-        return record.instance.model if record is not None and record.state == "ready" and record.instance else None
+        if record is None or record.state != "ready" or record.instance is None:
+            return None
+        return record.instance.model if self._clock() - record.found_at < STORE_LOOKUP_SECONDS else None
 
     def _record(self, model: InstalledModel) -> ModelRecord:
         record = self._registry.get(model.name)

@@ -95,7 +95,7 @@ class ModelRecord:
         stopping   ready or None       runs          whoever asks; they get the next load
         failed     None                None          none: refused until no breaker is open
 
-    keep_alive_seconds: how long it stays when idle, negative for ever.
+    keep_alive_seconds: how long it stays when idle, negative for ever. found_at: when the store was last asked for it.
     """
 
     name: str
@@ -107,6 +107,7 @@ class ModelRecord:
     times: ServiceTimes = field(default_factory=ServiceTimes)
     breakers: dict[str, Breaker] = field(default_factory=dict)
     retry_at: float = 0.0
+    found_at: float = float("-inf")
     restarts: int = 0
     crashed: bool = False
     last_error: str | None = None

@@ -27,21 +27,20 @@ from tests.api.fakes import wait_until
 PROGRAM = """
 import json, os, sys
 from llmserve.api import server
-from llmserve.fleet import fleet
+from llmserve.fleet import fleet, launcher, loading
 from llmserve.settings import load_settings
-from llmserve.store import store
+from llmserve.store import serving
 from tests.api.fakes import FakeStore, MODEL, PLAN
 from tests.fake_worker import fake_command
-
-class Models(FakeStore):
-    def __init__(self, home): pass
+from tests.fleet.fakes import GIB, FakeMachine
 
 class Fleet(fleet.Fleet):
     def __init__(self, store, settings):
-        super().__init__(store, settings, launch=fake_command, machine=lambda: None)
+        workers = launcher.Launcher(settings, fake_command)
+        super().__init__(store, settings, launcher=workers, machine=FakeMachine(8 * GIB))
 
-fleet.make_plan = lambda hardware, info, settings: PLAN
-fleet.Fleet, store.Store = Fleet, Models
+loading.make_plan = lambda *_: PLAN
+fleet.Fleet, serving.serving_store = Fleet, lambda settings: FakeStore()
 server.DRAIN_SECONDS = float(os.environ.get("TEST_DRAIN_SECONDS", "30"))
 sys.exit(server.serve(load_settings(), json.loads(sys.argv[1])))
 """
