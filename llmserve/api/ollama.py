@@ -91,10 +91,14 @@ class OllamaRoutes:
 
     def _internal(self, asked: _Text) -> Any:
         """The internal request, with what suits the model where this states nothing; reads the disk."""
-        store = self._dialect.store
-        store.find(asked.model)
-        stated = {name: value for name, value in asdict(store.defaults(asked.model)).items() if value is not None}
+        self._dialect.store.find(asked.model)
+        stated = self._defaults(asked.model)
         return asked.internal(stated.pop("system", None), stated)
+
+    def _defaults(self, model: str) -> dict[str, Any]:
+        """What suits the model in a chat, by the names of the request fields; reads the disk."""
+        defaults = asdict(self._dialect.store.defaults(model))
+        return {name: value for name, value in defaults.items() if value is not None}
 
     async def _load(self, request: Request, asked: _Text) -> str:
         """Load the model, or unload it with a `keep_alive` of 0; which of the two it was."""
@@ -153,9 +157,9 @@ class OllamaRoutes:
 
         def describe() -> dict[str, Any]:
             model = store.find(asked.model)
-            defaults = store.defaults(asked.model)
+            stated = self._defaults(asked.model)
             info = self._dialect.entries.info(model) or store.inspect(model.name)
-            return description(model, info, defaults.system, defaults.temperature)
+            return description(model, info, stated.pop("system", None), stated)
 
         return json_response(await asyncio.to_thread(describe))
 
@@ -193,6 +197,7 @@ class OllamaRoutes:
         return Response(status_code=200)
 
     async def create(self, request: Request) -> ASGIApp:
+        from llmserve.store.chat_templates import check_template
         from llmserve.store.copies import make
         from llmserve.store.defaults import ChatDefaults
         from llmserve.store.description import Description
@@ -201,8 +206,13 @@ class OllamaRoutes:
         defaults = ChatDefaults(system=asked.system, **asked.parameters.internal())
         description = Description(asked.source, defaults, asked.template or None)
 
+        def create() -> None:
+            if description.template is not None:
+                check_template(description.template)
+            make(self._dialect.store, description, asked.model)
+
         async def lines(tell: Tell) -> None:
-            await asyncio.to_thread(make, self._dialect.store, description, asked.model)
+            await asyncio.to_thread(create)
             await tell({"status": "using existing layers"})
             await tell(SUCCESS)
 

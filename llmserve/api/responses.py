@@ -23,7 +23,7 @@ from llmserve.dialects.responses.answers import ResponseTranslation
 from llmserve.dialects.responses.items import shown_items
 from llmserve.dialects.responses.requests import ResponsesRequest
 from llmserve.dialects.responses.response import FINAL, ended, new_response
-from llmserve.errors import InvalidRequest, NotFound
+from llmserve.errors import InvalidRequest, NotFound, TooManyRequests
 from llmserve.settings import home_directory
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class ResponsesRoutes:
         parsed = await self._dialect.read(request, ResponsesRequest)
         asked = parsed.request
         if asked.background and len(self._background) >= _MOST_IN_BACKGROUND:
-            raise InvalidRequest(f"more than {_MOST_IN_BACKGROUND} responses are being written", param="background")
+            raise TooManyRequests(f"{_MOST_IN_BACKGROUND} responses are being written in the background", retry_after=5)
         earlier = await self._earlier(asked)
         id = f"resp_{secrets.token_hex(24)}"
         response = new_response(asked, id, int(time.time()))

@@ -11,7 +11,7 @@ import pytest
 
 from llmserve.dialects.ollama.answers import EmbeddingTranslation, TextTranslation, timestamp
 from llmserve.dialects.ollama.duration import keep_alive_seconds
-from llmserve.dialects.ollama.models import SPOKEN_VERSION, capabilities, parameter_size
+from llmserve.dialects.ollama.models import SPOKEN_VERSION, capabilities, description, parameter_size
 from llmserve.dialects.ollama.progress import progress_line
 from llmserve.dialects.ollama.requests import (
     OllamaChatRequest,
@@ -24,7 +24,7 @@ from llmserve.errors import InvalidRequest
 from llmserve.openai.json import dump_json
 from llmserve.openai.parse import parse_request
 from llmserve.openai.responses import Choice, ToolInvocation
-from tests.api.fakes import INFO
+from tests.api.fakes import INFO, MODEL
 from tests.dialects.streams import (
     DIED,
     broken_stream,
@@ -299,6 +299,12 @@ def test_capabilities() -> None:
     assert capabilities(INFO) == ["completion", "tools"]
     assert capabilities(replace(INFO, chat_template="{% if enable_thinking %}")) == ["completion", "tools", "thinking"]
     assert capabilities(replace(INFO, kind="embed")) == ["embedding"]
+
+
+def test_a_description_states_what_suits_the_model() -> None:
+    shown = description(MODEL, INFO, "Be kind.", {"temperature": 0.25, "max_tokens": 9})
+    assert (shown["system"], shown["parameters"]) == ("Be kind.", "temperature 0.25\nnum_predict 9")
+    assert shown["modelfile"].startswith("FROM tiny:1m\nPARAMETER temperature 0.25\n")
 
 
 def test_progress() -> None:

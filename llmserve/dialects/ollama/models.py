@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,8 @@ from llmserve.types import EnginePlan, InstalledModel, ModelInfo
 
 # What is spoken here. Clients compare it with the version that brought a feature they need.
 SPOKEN_VERSION = "0.33.0"
+# Its names of request fields, where they differ.
+_PARAMETERS = {"max_tokens": "num_predict"}
 _THINKING_MARKS = ("enable_thinking", "reasoning_effort", "<think>", "<|channel|>", "reasoning_content")
 
 
@@ -63,10 +65,10 @@ def parameter_size(parameters: int) -> str:
 
 
 def description(
-    model: InstalledModel, info: ModelInfo, system: str | None, temperature: float | None
+    model: InstalledModel, info: ModelInfo, system: str | None, defaults: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The answer of `POST /api/show`. `system` and `temperature` are what suits the model in a chat."""
-    parameters = [] if temperature is None else [f"temperature {temperature:g}"]
+    """The answer of `POST /api/show`. `system` and the request fields in `defaults` are what suits the model."""
+    parameters = [f"{_PARAMETERS.get(name, name)} {value:g}" for name, value in defaults.items()]
     modelfile = [f"FROM {model.name}", *(f"PARAMETER {line}" for line in parameters)]
     if system:
         modelfile.append(f'SYSTEM """{system}"""')
