@@ -121,7 +121,7 @@ def _vllm_for_cuda(hardware: HardwareInfo, reason: str) -> Build:
         )
     says = "" if supported is None else f", its driver supports CUDA {_dotted(supported)}"
     if supported is None or supported >= (13, 0):
-        steps = (Step((f"vllm=={VLLM_VERSION}",)),)
+        steps: tuple[Step, ...] = (Step((f"vllm=={VLLM_VERSION}",)),)
         version, variant = VLLM_VERSION, "13"
     else:
         version, variant = f"{VLLM_VERSION}+cu129", "12.9"
@@ -179,26 +179,25 @@ def llama_cpp_build(hardware: HardwareInfo, device: Device | None = None, *, pre
     present: set[Device] = {"cpu", *(gpu.device for gpu in hardware.gpus)}
     if hardware.gpus and hardware.vulkan:
         present.add("vulkan")
-    if device is None:
-        device = next((gpu.device for gpu in hardware.gpus), "cpu")
-        reason = f"{hardware.gpus[0].name} is there" if hardware.gpus else "there is no GPU"
-    else:
-        reason = f"{device} as asked for"
+    found: Device = hardware.gpus[0].device if hardware.gpus else "cpu"
+    wanted = found if device is None else device
+    here = f"{hardware.gpus[0].name} is there" if hardware.gpus else "there is no GPU"
+    reason = f"{wanted} as asked for" if device is not None else here
     requirement = (f"llama-cpp-python=={LLAMA_CPP_VERSION}",)
-    step = Step(requirement, f"{_LLAMA_CPP_INDEX}/{_llama_cpp_variant(hardware, device)}" if prebuilt else None)
-    flags = " ".join([_CMAKE_FLAGS[device], *_architectures(hardware, device)])
+    step = Step(requirement, f"{_LLAMA_CPP_INDEX}/{_llama_cpp_variant(hardware, wanted)}" if prebuilt else None)
+    flags = " ".join([_CMAKE_FLAGS[wanted], *_architectures(hardware, wanted)])
     return Build(
         engine="llama.cpp",
         distribution="llama-cpp-python",
         version=LLAMA_CPP_VERSION,
-        device=device,
+        device=wanted,
         steps=(step,),
         reason=f"{reason}: {'built by its project' if prebuilt else f'compiled with {flags}'}",
-        needed_bytes=GIB if prebuilt else _LLAMA_CPP_BYTES[device],
+        needed_bytes=GIB if prebuilt else _LLAMA_CPP_BYTES[wanted],
         from_source=not prebuilt,
         # Its other packages are those of llmserve's own environment.
         with_dependencies=False,
-        present=device in present,
+        present=wanted in present,
         environment={} if prebuilt else {"CMAKE_ARGS": flags, "FORCE_CMAKE": "1"},
     )
 

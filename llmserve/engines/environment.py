@@ -96,7 +96,7 @@ def _read(path: Path) -> Record | None:
 
 def users(folder: Path) -> list[int]:
     """The processes that run in the environment in `folder`: by its interpreter, or with its packages on their path."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "environ"]):

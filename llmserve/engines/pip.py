@@ -67,7 +67,7 @@ class Pip:
     def _run(self, arguments: Sequence[str], report: Report) -> None:
         command = [sys.executable, "-P", "-m", "pip", "--python", str(self.python)]
         command += ["--no-input", "--disable-pip-version-check", *arguments]
-        environment = os.environ | {"TMPDIR": str(self.temporary), "PYTHONUNBUFFERED": "1"} | self.variables
+        environment = {**os.environ, "TMPDIR": str(self.temporary), "PYTHONUNBUFFERED": "1", **self.variables}
         # They would have pip look into other environments than the one it is to work on.
         for name in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"):
             environment.pop(name, None)
