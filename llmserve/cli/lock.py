@@ -21,7 +21,9 @@ from llmserve.cli.terminal import talk
     help="The lock file to write, over an older one.",
 )
 def command(models: tuple[str, ...], output: Path) -> None:
-    """Write a lock file of models (default: of all that are installed).
+    """Write down which models exactly.
+
+    The lock file is of the models named (default: of all that are installed).
 
     It states source, commit, files, sizes, SHA-256, template and settings of each. `llmserve pull --locked` gets
     exactly these elsewhere or fails, and `llmserve serve --locked` serves no others. What it names is never removed

@@ -10,7 +10,9 @@ from llmserve.cli.terminal import talk
 @click.command("pin")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 def command(models: tuple[str, ...]) -> None:
-    """Keep models when the disk budget needs room for another.
+    """Keep models whatever else needs room.
+
+    The disk budget then removes others instead.
 
     `llmserve unpin` takes it back, and `llmserve rm` removes a pinned model all the same.
     """

@@ -13,7 +13,9 @@ from llmserve.cli.terminal import bytes_text, talk, warn
 @click.option("-o", "--output", metavar="NAME", help="The name of what is made (family:tag).")
 @click.option("--make-room", is_flag=True, default=None, help="Remove what was used longest ago, without asking.")
 def command(model: str, type_name: str, output: str | None, make_room: bool | None) -> None:
-    """Make a smaller model of the GGUF model MODEL, by llama.cpp's own function.
+    """Make a smaller model of a larger one.
+
+    MODEL is an installed GGUF model; the work is done by llama.cpp's own function.
 
     \b
     TYPE is one of

@@ -11,6 +11,9 @@ from llmserve.cli.terminal import talk
 @click.command("unpin")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 def command(models: tuple[str, ...]) -> None:
-    """Let models that were pinned be removed when the disk budget needs room."""
+    """Let pinned models go again.
+
+    From then on they may be removed when the disk budget needs room.
+    """
     for name in set_pinned(models, pinned=False):
         talk(f"{name} may go when the disk budget needs room")
