@@ -109,12 +109,12 @@ class VllmWorker(Worker):
 
     async def _follow_log(self) -> None:
         """Keep `phase` and `progress` true until it is ready, and read what it measured."""
-        while not self._loaded:
+        while True:
             piece = await asyncio.to_thread(self._new_lines)
             before = self._start_log.phase
             self._start_log.feed(piece)
             if self._loaded:
-                break
+                return
             now = time.monotonic()
             if self._start_log.phase != before:
                 self._phase_since = now
@@ -180,7 +180,7 @@ class VllmWorker(Worker):
 
 def _parts_of(pid: int) -> list[tuple[int, str]]:
     """The processes of a server besides the one that answers: the engine's core, and a worker for each device."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]  # shipped without types
 
     found = []
     with suppress(psutil.Error):
