@@ -201,7 +201,7 @@ def _operation(method: str, path: str) -> dict[str, Any]:
     ] + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in _QUERIES.get((method, path), ())]
     error = next(shape for shape in _ERRORS if path.startswith(shape.prefixes))
     failure = {"description": "Refused, and why.", "content": {_JSON: {"schema": {"$ref": _SCHEMAS + error.name}}}}
-    answers = {media_type: {} for media_type in _ANSWERS.get(path, (_JSON,))}
+    answers: dict[str, Any] = {media_type: {} for media_type in _ANSWERS.get(path, (_JSON,))}
     operation: dict[str, Any] = {
         "responses": {
             "200": {"description": "The answer.", "content": answers},
