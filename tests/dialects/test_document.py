@@ -5,8 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from openai.types.responses import (
+    FunctionToolParam,
+    ResponseFunctionToolCallParam,
+    ResponseOutputMessageParam,
+    ResponseReasoningItemParam,
+    ResponseTextConfigParam,
+)
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
+from openai.types.responses.response_input_item_param import FunctionCallOutput
+from openai.types.shared_params import Reasoning as ReasoningParam
 
 from llmserve.dialects.document import DOCUMENTED
+from llmserve.dialects.responses.items import InputItem
+from llmserve.dialects.responses.requests import Reasoning, ResponsesRequest, ResponsesTool, TextConfig
 from llmserve.openai.document import field_table, update
 from llmserve.openai.schema import Schema
 
@@ -27,3 +39,23 @@ def test_every_field_has_one_decision_and_a_row(schema: type[Schema]) -> None:
         assert row.note.endswith(".")
         assert "|" not in row.field + row.note
         assert f"| {row.field} | {row.treatment} | {row.note} |" in document or schema.__name__ == "CountTokensRequest"
+
+
+@pytest.mark.parametrize(
+    ("schema", "published"),
+    [
+        (ResponsesRequest, ResponseCreateParamsStreaming),
+        (ResponsesTool, FunctionToolParam),
+        (Reasoning, ReasoningParam),
+        (TextConfig, ResponseTextConfigParam),
+        (InputItem, ResponseFunctionToolCallParam),
+        (InputItem, FunctionCallOutput),
+        (InputItem, ResponseReasoningItemParam),
+        (InputItem, ResponseOutputMessageParam),
+    ],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_field_that_openai_publishes_has_a_decision(schema: type[Schema], published: type) -> None:
+    fields = set(published.__annotations__)
+    assert fields, "the client library no longer states its fields this way"
+    assert fields - schema.known - schema.policy.keys() == set()

@@ -8,6 +8,7 @@ _NO_ACCOUNTS = WithoutEffect("there are no end-user accounts here")
 _OWN_CACHE = WithoutEffect("the prompt cache is always on and finds shared prefixes by itself")
 _NOT_CUT = "what does not fit the context is refused with both numbers, and never cut"
 _NOTED_STATUS = WithoutEffect("what is sent is taken as it is")
+_CLIENTS_CHOICE = WithoutEffect("the client decides how it runs a function")
 
 RESPONSES_POLICY: Policy = {
     "conversation": Refused("use `previous_response_id`"),
@@ -37,6 +38,7 @@ ITEM_POLICY: Policy = {
     "status": _NOTED_STATUS,
     "phase": _NOTED_STATUS,
     "caller": WithoutEffect("the client runs every tool"),
+    "async": _CLIENTS_CHOICE,
     "namespace": WithoutEffect("functions are known by their names"),
     "encrypted_content": WithoutEffect("nobody here can read it"),
 }
@@ -49,6 +51,7 @@ PART_POLICY: Policy = {
 
 TOOL_POLICY: Policy = {
     "allowed_callers": Refused("only the model itself calls functions", harmless=(["direct"],)),
+    "async": _CLIENTS_CHOICE,
     "defer_loading": Refused("every function is told from the start", harmless=(False,)),
     "output_schema": WithoutEffect("the model is told the parameters and the description"),
 }
