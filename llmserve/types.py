@@ -211,7 +211,7 @@ class VllmOptions:
 
     `dtype` is vLLM's name of the type it computes in ("auto": the one the model is stored in). `kv_cache_bytes` is the
     pool on each device. `eager` starts it without compiling the model: sooner ready, and slower then. `tool_parser`
-    and `reasoning_parser` are vLLM's names of what reads calls and thoughts out of the model's text; None: nothing does.
+    and `reasoning_parser` are vLLM's names of what reads calls and thoughts out of the model's text; None: nothing.
     """
 
     dtype: str

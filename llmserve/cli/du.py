@@ -42,6 +42,11 @@ def command(as_json: bool) -> None:
         ("total", bytes_text(used.total_bytes), "each file counted once"),
         ("unused", bytes_text(used.unused_bytes), "`llmserve prune` removes it"),
         ("partial", bytes_text(used.partial_bytes), "of interrupted pulls; `llmserve prune --partial` removes it"),
+        (
+            "prefixes",
+            bytes_text(used.prefix_bytes),
+            "of texts, for the next run; `prefix_disk` bounds them",
+        ),
         ("free", bytes_text(used.free_bytes), "on the disk of the store"),
     ]
     if settings.disk_budget is not None:

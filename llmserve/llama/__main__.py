@@ -1,4 +1,6 @@
-"""The llama worker: `python -m llmserve.llama --socket PATH --name NAME --model FILE --plan JSON [--prefixes DIRECTORY]`.
+"""The llama worker.
+
+    python -m llmserve.llama --socket PATH --name NAME --model FILE --plan JSON [--prefixes DIRECTORY]
 
 It ends when its standard input does: that pipe is held by the gateway, so a worker never outlives one. On Linux the
 kernel is asked for the same.

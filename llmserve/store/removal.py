@@ -1,4 +1,4 @@
-"""What goes with a model: the files that its pull brought and that no other model uses."""
+"""What goes with a model: the files that its pull brought and that no other model uses, and its saved prefixes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 
 from llmserve.store.blobs import Blobs
 from llmserve.store.manifests import Manifest, Manifests
+from llmserve.store.saved_prefixes import SavedPrefixes
 from llmserve.store.views import Views
 
 
 class Removal:
     """Frees what the manifests no longer use. Blocking; a file of the user's own is never touched."""
 
-    def __init__(self, blobs: Blobs, views: Views, manifests: Manifests) -> None:
+    def __init__(self, blobs: Blobs, views: Views, manifests: Manifests, prefixes: SavedPrefixes) -> None:
         self._blobs = blobs
         self._views = views
         self._manifests = manifests
+        self._prefixes = prefixes
 
     def free_all(self, manifest: Manifest) -> int:
         """Remove what only this model, whose manifest is gone, needed; the bytes freed."""
@@ -24,7 +26,9 @@ class Removal:
         with ExitStack() as stack:
             for sha256 in manifest.blobs:
                 stack.enter_context(self._blobs.lock(sha256))
-            self._views.remove_unless_used(manifest, self._manifests.read_all()[0])
+            others = self._manifests.read_all()[0]
+            self._views.remove_unless_used(manifest, others)
+            freed += self._prefixes.remove_unless_used(manifest, others)
             return freed + sum(self.free(sha256) for sha256 in manifest.blobs)
 
     def discard(self, manifest: Manifest) -> None:

@@ -32,6 +32,7 @@ from llmserve.store.options import PullOptions
 from llmserve.store.origins import Wanted, fetched, wanted
 from llmserve.store.progress import PullProgress, Report, ignore_progress
 from llmserve.store.removal import Removal
+from llmserve.store.saved_prefixes import SavedPrefixes
 from llmserve.store.sources.artifact import Artifact
 from llmserve.store.users import processes_using
 from llmserve.store.views import Views
@@ -44,8 +45,8 @@ class Store:
     """The models under one data directory, which is created (mode 0700) by the first call that writes.
 
     Names are those of `names.py` and the catalog's aliases; every method that takes one raises `InvalidRequest` for
-    text that is none. `blobs`, `manifests`, `locks`, `views` and `removal` are the parts of it that the other modules
-    of this package work on.
+    text that is none. `blobs`, `manifests`, `locks`, `views`, `prefixes` and `removal` are the parts of it that the
+    other modules of this package work on.
     """
 
     def __init__(self, home: Path, *, catalog: Catalog | None = None) -> None:
@@ -55,7 +56,8 @@ class Store:
         self.blobs = Blobs(self.home / "blobs", self.home / "scratch", self.locks)
         self.views = Views(self.home / "views", self.home / "scratch", self.blobs)
         self.manifests = Manifests(self.home / "manifests", self.home / "scratch")
-        self.removal = Removal(self.blobs, self.views, self.manifests)
+        self.prefixes = SavedPrefixes(self.home / "prefixes")
+        self.removal = Removal(self.blobs, self.views, self.manifests, self.prefixes)
 
     @cached_property
     def catalog(self) -> Catalog:

@@ -34,12 +34,14 @@ class ModelUsage:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Everything in bytes, each file counted once. `unused_bytes` are blobs without a model, `partial_bytes` what
-    interrupted pulls left for the next; `free_bytes` is what is left where the store is."""
+    interrupted pulls left for the next, `prefix_bytes` what workers keep of texts from run to run; `free_bytes` is what
+    is left where the store is."""
 
     models: tuple[ModelUsage, ...]
     total_bytes: int
     unused_bytes: int
     partial_bytes: int
+    prefix_bytes: int
     free_bytes: int
 
 
@@ -76,6 +78,7 @@ def usage(store: Store) -> Usage:
         total_bytes=sum(sizes.values()),
         unused_bytes=sum(item.size_bytes for item in waste if item.reason != _PARTIAL),
         partial_bytes=sum(item.size_bytes for item in waste if item.reason == _PARTIAL),
+        prefix_bytes=store.prefixes.size_bytes(),
         free_bytes=free_bytes(store.home),
     )
 
@@ -101,6 +104,7 @@ def prune(store: Store, *, partial: bool = False, dry_run: bool = False) -> tupl
 
 _UNUSED = "a blob that no model uses"
 _VIEW = "the links of a model that is gone"
+_PREFIXES = "prefixes of texts for a model that is gone"
 _PARTIAL = "the beginning of an interrupted pull"
 
 
@@ -115,6 +119,8 @@ def _waste(store: Store) -> Iterator[Waste]:
         for path in sorted(store.views.root.glob("*")):
             if path.name not in views:
                 yield Waste(path, 0, _VIEW)
+        for path in store.prefixes.unused(manifests):
+            yield Waste(path, store.prefixes.size_bytes(path), _PREFIXES)
     for path in (*sorted(store.blobs.partial_root.glob("sha256-*")), *_partial_in_hub_cache()):
         yield Waste(path, path.lstat().st_size, _PARTIAL)
 
@@ -131,7 +137,7 @@ def _remove(store: Store, item: Waste) -> bool:
         with store.blobs.lock(sha256):
             # Again, now that nobody can register it meanwhile.
             return store.removal.free(sha256) > 0
-    if item.reason == _VIEW:
+    if item.reason in {_VIEW, _PREFIXES}:
         shutil.rmtree(item.path, ignore_errors=True)
         return True
     if item.path.parent == store.blobs.partial_root:

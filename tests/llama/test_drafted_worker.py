@@ -97,7 +97,7 @@ def test_a_draft_never_goes_beyond_the_asked_length(
 
 
 def test_a_stop_string_inside_a_draft_ends_the_text_there(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
-    drafting, plain = workers
+    _, plain = workers
     whole = complete(plain, PROMPTS[2])["choices"][0]["text"]
     stop = whole[len(whole) // 2 :][:6]
     for worker in workers:

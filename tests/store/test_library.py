@@ -228,6 +228,24 @@ def test_shared_files_count_once(store: Store, downloads: list[str], tiny_bytes:
     assert used.free_bytes > 0
 
 
+def test_saved_prefixes_go_with_their_model(store: Store, downloads: list[str], private_home: Path) -> None:
+    model = store.pull("tiny")
+    copy(store, "tiny", "mine:v1")
+    kept = private_home / "prefixes" / model.sha256 / "layout" / "text.prefix"
+    foreign = private_home / "prefixes" / ("0" * 64) / "layout" / "text.prefix"
+    for path in (kept, foreign):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x" * 50)
+    assert usage(store).prefix_bytes == 100
+    assert [item.path for item in prune(store)] == [private_home / "prefixes" / ("0" * 64)]
+    assert not foreign.exists()
+    store.remove("mine:v1")
+    assert kept.exists(), "the same model is still there under another name"
+    freed = store.remove("tiny")
+    assert not kept.exists()
+    assert freed == model.size_bytes + 50
+
+
 def test_prune_removes_what_no_model_uses(store: Store, downloads: list[str], private_home: Path) -> None:
     pulled = store.pull("tiny")
     orphan = private_home / "blobs" / f"sha256-{'0' * 64}"
