@@ -147,3 +147,21 @@ def _byte_spellings() -> list[str]:
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     substitutes = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(substitutes)) for byte in range(256)]
+
+
+def write_tiny_adapter(path: Path, *, seed: int = 1, rank: int = 4) -> Path:
+    """A LoRA of the tiny model's query weights that changes what it writes; returns `path`."""
+    random = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(rank))
+    for name, width in (("attn_output", EMBEDDING_LENGTH), ("ffn_down", FEED_FORWARD_LENGTH)):
+        for part, shape in (("lora_a", (rank, width)), ("lora_b", (EMBEDDING_LENGTH, rank))):
+            weights = random.standard_normal(shape).astype(np.float32)
+            writer.add_tensor(f"blk.0.{name}.weight.{part}", weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -154,6 +154,7 @@ def command(
         *("--socket", str(socket), "--name", model.name, "--model", model.path, "--plan", to_json(plan)),
         *kept,
         *(() if model.template is None else ("--template", model.template)),
+        *(part for adapter in model.adapters for part in ("--adapter", adapter.path, repr(adapter.scale))),
     )
     environment = _environment(plan, os.environ if environ is None else environ)
     packages = built_packages(home)

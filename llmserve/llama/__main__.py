@@ -26,6 +26,7 @@ from llmserve.types import EnginePlan, from_json
 # How long one thread may hold the interpreter while another waits: the engine thread must not wait 5 ms (CPython's
 # default) for it after a step.
 _SWITCH_SECONDS = 0.0005
+_EX_USAGE = 2
 _EX_SOFTWARE = 70
 # A worker whose gateway is gone is itself gone within two seconds.
 _INSIST_SECONDS = 1.5
@@ -38,7 +39,12 @@ def main() -> int:
     threading.excepthook = _crash
     sys.setswitchinterval(_SWITCH_SECONDS)
     plan = from_json(EnginePlan, arguments.plan)
-    loader = Loader(arguments.name, arguments.model, plan, arguments.prefixes, arguments.template)
+    try:
+        adapters = [(Path(path), float(scale)) for path, scale in arguments.adapter]
+    except ValueError:
+        sys.stderr.write("error: --adapter takes a file and a number\n")
+        return _EX_USAGE
+    loader = Loader(arguments.name, arguments.model, plan, arguments.prefixes, arguments.template, adapters)
     try:
         _run(_serve(arguments.socket, loader))
     except LlmserveError as error:
@@ -91,6 +97,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--plan", required=True, help="the EnginePlan, as JSON")
     parser.add_argument("--prefixes", type=Path, help="directory of the model's prefixes, kept from run to run")
     parser.add_argument("--template", type=Path, help="a chat template to use instead of the file's own")
+    parser.add_argument(
+        "--adapter", nargs=2, action="append", default=[], metavar=("FILE", "SCALE"), help="a LoRA in a GGUF file"
+    )
     return parser.parse_args()
 
 

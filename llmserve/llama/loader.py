@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,17 +55,25 @@ class Loader:
     """`service` and `tokens` are None until the model is ready; `progress` runs from 0 to 1 before that.
 
     `prefixes` is the directory in which prefixes of this model are kept from run to run; None: nowhere. `template` is a
-    file with the chat template to use instead of those in the model's.
+    file with the chat template to use instead of those in the model's, `adapters` are those that change its weights,
+    each with its scale.
     """
 
     def __init__(
-        self, name: str, path: Path, plan: EnginePlan, prefixes: Path | None = None, template: Path | None = None
+        self,
+        name: str,
+        path: Path,
+        plan: EnginePlan,
+        prefixes: Path | None = None,
+        template: Path | None = None,
+        adapters: Sequence[tuple[Path, float]] = (),
     ) -> None:
         self._name = name
         self._path = path
         self._plan = plan
         self._prefixes = prefixes
         self._template = template
+        self._adapters = adapters
         self._watching: asyncio.Task[None] | None = None
         self.progress = 0.0
         self.service: Service | EmbeddingService | None = None
@@ -118,6 +127,7 @@ class Loader:
         plan = self._plan
         slots = plan.parallel if plan.kv_layout == "split" else min(_MOST_SLOTS, plan.parallel + _IDLE_SLOTS)
         runner = Runner(self._path, plan, slots, self._report)
+        runner.apply_adapters(self._adapters)
         vocabulary = runner.vocabulary
         cache = _cache(plan, slots, runner.cells, cuttable=runner.cuttable)
         scheduler = Scheduler(cache, StepBudget(plan.batch))

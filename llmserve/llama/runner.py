@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,27 @@ class Runner:
         self._batch = TokenBatch(int(llama_cpp.llama_n_batch(self._context)), slots)
         self._governor = governor_of_this_process(plan.threads)
         self._threads = plan.threads
+
+    def apply_adapters(self, adapters: Iterable[tuple[Path, float]]) -> None:
+        """Change the weights by these adapters (LoRA), each with its scale, for every sequence from now on.
+
+        Raises `InvalidModel` for one that does not fit the model.
+        """
+        handles, scales = [], []
+        for path, scale in adapters:
+            handle = llama_cpp.llama_adapter_lora_init(self._model, str(path).encode())
+            if not handle:
+                raise InvalidModel(
+                    f"llama.cpp refused the adapter {path.name}", hint="the worker's log has llama.cpp's own words"
+                )
+            handles.append(handle)
+            scales.append(scale)
+        if not handles:
+            return
+        count = len(handles)
+        pointers = (llama_cpp.llama_adapter_lora_p_ctypes * count)(*handles)
+        if llama_cpp.llama_set_adapters_lora(self._context, pointers, count, (ctypes.c_float * count)(*scales)) != 0:
+            raise InvalidModel("llama.cpp could not apply the adapters")
 
     def chat_template(self, name: str | None = None) -> str | None:
         """The template of that name in the model file, or the one without a name, if there is one."""

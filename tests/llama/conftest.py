@@ -47,11 +47,12 @@ def tiny_plan(**changes: object) -> EnginePlan:
 class WorkerProcess:
     """`python -m llmserve.llama` with its standard input held open, as the gateway holds it."""
 
-    def __init__(self, folder: Path, model: Path, plan: EnginePlan) -> None:
+    def __init__(self, folder: Path, model: Path, plan: EnginePlan, *arguments: str) -> None:
         self.socket = folder / "worker.sock"
         self.last_words = ""  # what it wrote to standard error, once it is closed
         argv = [sys.executable, "-P", "-m", "llmserve.llama"]
         argv += ["--socket", str(self.socket), "--name", NAME, "--model", str(model), "--plan", to_json(plan)]
+        argv += arguments
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         transport = httpx2.HTTPTransport(uds=str(self.socket), retries=0)
         self.client = httpx2.Client(transport=transport, base_url="http://worker", timeout=60)
