@@ -29,6 +29,7 @@ def llmserve(model: Path, home: Path, parallel: int) -> Iterator[Server]:
     """`llmserve serve` as a user starts it, with a store of its own that knows the file by path."""
     port = _free_port()
     environment = {**os.environ, "LLMSERVE_HOME": str(home), "LLMSERVE_CONFIG": str(home / "none.toml")}
+    environment["LLMSERVE_PREFIX_DISK"] = "0"  # an earlier repetition must not help a later one
     argv = [sys.executable, "-P", "-m", "llmserve", "serve", "--port", str(port), "--parallel", str(parallel)]
     with _running([*argv, str(model)], environment, f"http://127.0.0.1:{port}/ready", home / "llmserve.log"):
         yield Server("llmserve", port, _served_name(port))
