@@ -208,10 +208,8 @@ class Scheduler:
 
     def _prefill_budget(self, decoding: int) -> int:
         prompts = len(self._running) - decoding
-        budget = self._budget.prefill_tokens(decoding, prompts)
         shortest = min((sequence.pending for sequence in self._running if sequence.pending > 1), default=0)
-        if self._budget.completes(shortest):
-            budget = max(budget, shortest)
+        budget = max(self._budget.prefill_tokens(decoding, prompts), self._budget.uncut(shortest))
         return min(budget, self._budget.batch - decoding)
 
     def _prefill_chunks(self, decoding: list[Sequence], budget: int) -> list[Chunk]:

@@ -7,6 +7,9 @@ from __future__ import annotations
 TOLERATED_GAP_SECONDS = 0.1
 # What the longest gap completes is not cut: small slices of a prompt cost up to twice as much for each token.
 LONGEST_GAP_SECONDS = 0.5
+# Nor are so many tokens: llama.cpp's flash attention on a CPU computes so many rows together and fewer than these one
+# by one (GGML_FA_TILE_Q), which takes three times as long behind 3,000 tokens.
+ATTENTION_TILE = 64
 # A prompt always moves on by this much, however slow the machine.
 SMALLEST_CHUNK = 16
 # Weight of the newest measurement in the running means.
@@ -30,9 +33,12 @@ class StepBudget:
         spare = max(self._decode_seconds, tolerated - self._decode_seconds)
         return max(min(SMALLEST_CHUNK, room), min(room, int(spare / self._prefill_seconds_per_token)))
 
-    def completes(self, tokens: int) -> bool:
-        """Whether the last `tokens` of a prompt are few enough to be computed in one step, whoever else is running."""
-        return tokens * (self._prefill_seconds_per_token or 0.0) <= LONGEST_GAP_SECONDS
+    def uncut(self, tokens: int) -> int:
+        """How many of the last `tokens` of a prompt are computed in one step at least, whoever else is running."""
+        for enough in (tokens, min(tokens, ATTENTION_TILE)):
+            if enough * (self._prefill_seconds_per_token or 0.0) <= LONGEST_GAP_SECONDS:
+                return enough
+        return 0
 
     def observe(self, decoding: int, prefill: int, seconds: float) -> None:
         """Learn from a step that decoded `decoding` tokens and prefilled `prefill` in `seconds`."""

@@ -106,11 +106,6 @@ def test_a_stop_string_inside_a_draft_ends_the_text_there(workers: tuple[WorkerP
         assert answer["text"] == whole[: whole.index(stop)]
 
 
-def test_a_seed_draws_the_same_text(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
-    texts = [complete(worker, PROMPTS[3], temperature=0.3, seed=11)["choices"][0]["text"] for worker in workers]
-    assert texts[0] == texts[1]
-
-
 def test_a_choice_is_kept_to(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
     for worker in workers:
         answer = complete(worker, PROMPTS[4], structured_outputs={"choice": ["hello world", "the world"]})

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,14 @@ import pytest
 
 from llmserve.errors import InvalidRequest
 from llmserve.llama.batch import Batch
+from llmserve.llama.draft import Drafter
 from llmserve.llama.engine import Engine, EngineFailed, OutOfRoom
 from llmserve.llama.generation import Delta, Failure, Generation, Job
 from llmserve.llama.kv_cache import Limits, UnifiedCache
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Sequence
+from llmserve.llama.speculation import MOST_DRAFTED, Speculation
 from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.text_stream import TextStream
 from llmserve.llama.token_rule import TokenRule
@@ -246,3 +248,32 @@ def test_text_of_several_steps_comes_as_one_delta_but_the_first_and_the_last_at_
     assert arrived == [Delta(0, words[0]), Delta(0, "".join(words[1:]), reason)]  # type: ignore[arg-type]
     assert job.unfinished == 0
     harness.engine.close()
+
+
+class Likeliest(Speculation):
+    """Drafts what the model finds likeliest, which a sampled text mostly but not always goes on with."""
+
+    def __init__(self) -> None:
+        super().__init__(Drafter())
+
+    def draft(self, tokens: Collection[int], price: float, most: int = MOST_DRAFTED) -> list[int]:
+        text = list(tokens)
+        for _ in range(min(most, 4)):
+            text.append(next_token(text))
+        return text[len(tokens) :]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_seed_draws_the_same_text_with_drafts_as_without(harness: Harness, seed: int) -> None:
+    def write(speculation: Speculation | None) -> tuple[dict[int, str], dict[int, str]] | Failure:
+        sequence = Sequence([1, 2, 3], 3, 100, speculation=speculation)
+        sampler = Sampler(SamplingParameters(temperature=1, seed=seed, banned=(END,)), [1, 2, 3])
+        job = Job([Generation(0, sequence, sampler, TextStream(), 60)], lambda event: harness.events.put((job, event)))
+        harness.engine.submit(job)
+        return harness.outcome(job)
+
+    plain = write(None)
+    assert harness.engine.counters.drafted_tokens == 0
+    assert write(Likeliest()) == plain
+    counters = harness.engine.counters
+    assert 0 < counters.accepted_tokens < counters.drafted_tokens

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmserve.llama.step_budget import LONGEST_GAP_SECONDS, SMALLEST_CHUNK, StepBudget
+from llmserve.llama.step_budget import ATTENTION_TILE, LONGEST_GAP_SECONDS, SMALLEST_CHUNK, StepBudget
 
 
 def measured(decode: float, prefill_per_token: float) -> StepBudget:
@@ -50,5 +50,13 @@ def test_the_more_prompts_wait_the_longer_a_gap_may_be_up_to_a_bound() -> None:
 
 def test_what_a_short_gap_completes_is_not_cut() -> None:
     budget = measured(0.02, 0.002)
-    assert budget.completes(int(LONGEST_GAP_SECONDS / 0.002) - 5)
-    assert not budget.completes(int(LONGEST_GAP_SECONDS / 0.002) + 5)
+    whole = int(LONGEST_GAP_SECONDS / 0.002) - 5
+    assert budget.uncut(whole) == whole
+    assert budget.uncut(whole + 10) == ATTENTION_TILE
+
+
+def test_a_tile_of_attention_is_not_cut_where_it_does_not_take_too_long() -> None:
+    fast = LONGEST_GAP_SECONDS / ATTENTION_TILE
+    assert measured(0.02, 0.9 * fast).uncut(3000) == ATTENTION_TILE
+    assert measured(0.02, 1.1 * fast).uncut(3000) == 0
+    assert measured(0.02, 0.9 * fast).uncut(20) == 20
