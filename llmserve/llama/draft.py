@@ -107,28 +107,17 @@ class Drafter:
         return ((key * _SCATTER) & _MASK) >> (63 - self._bits)
 
 
-def accepted_greedily(likeliest: npt.NDArray[np.intp] | Sequence[int], draft: Sequence[int]) -> int:
-    """How many tokens of `draft` the model agrees with, at temperature 0 and with nothing adjusting its logits.
-
-    `likeliest`: the argmax of each of the draft's rows, [len(draft) + 1]: of the one after the last token of the text,
-    and after each token of the draft. The tokens gained are the first `accepted + 1` of them.
-    """
-    for accepted, token in enumerate(draft):
-        if likeliest[accepted] != token:
-            return accepted
-    return len(draft)
-
-
 def verified(
     rows: npt.NDArray[np.float32], draft: Sequence[int], choose: Callable[[npt.NDArray[np.float32]], int]
 ) -> Iterator[int]:
     """The tokens that a verify step gains, one by one: at least one, at most one more than `draft` has.
 
-    `rows`: float32 [len(draft) + 1, vocabulary], as for `accepted_greedily`. `choose` picks the token of a row as if
-    there were no draft (adjust, mask, draw) and the caller accepts it into sampler, grammar and text before it asks for
-    the next one. A token that differs from the draft's is the right one at its place, since its row was computed from
-    the right text; what comes after it was not, so it is the last. So the text, its distribution and a seed's stream of
-    draws are those of decoding token by token. Stop asking when the text has ended.
+    `rows`: float32 [len(draft) + 1, vocabulary], the logits after the text's last token and after each of the draft's.
+    `choose` picks the token of a row as if there were no draft (adjust, mask, draw) and the caller accepts it into
+    sampler, grammar and text before it asks for the next one. A token that differs from the draft's is the right one at
+    its place, since its row was computed from the right text; what comes after it was not, so it is the last. So the
+    text, its distribution and a seed's stream of draws are those of decoding token by token. Stop asking when the text
+    has ended.
     """
     for position, row in enumerate(rows):
         token = choose(row)
