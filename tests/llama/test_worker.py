@@ -16,11 +16,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llmserve.openai.sse import EventParser
 from tests.llama.conftest import CONTEXT, NAME, WorkerProcess, tiny_plan
+from tests.llama.ties import assert_same_but_for_ties
 from tests.support import until
 from tests.tiny_gguf import BEGIN, END, write_tiny_model
-
-# Log probabilities closer than this are a tie that rounding decides.
-NEAR_TIE = 0.01
 
 
 def chat(text: str = "hello world", **fields: Any) -> dict[str, Any]:
@@ -101,17 +99,13 @@ def test_a_joined_stream_is_the_whole_answer(worker: WorkerProcess, n: int, incl
 
 
 def test_sixteen_at_once_are_what_each_is_alone(worker: WorkerProcess) -> None:
-    """Kernels round differently for other numbers of rows, so a text may leave the other one where two tokens tie."""
     bodies = [complete(f"hello {'world ' * number}", max_tokens=12, logprobs=2) for number in range(1, 17)]
     alone = [token_scores(post(worker, body)) for body in bodies]
     with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(lambda body: token_scores(post(worker, body)), bodies))
     for one, other in zip(alone, together, strict=True):
-        assert len(one["tokens"]) == len(other["tokens"]) == 12
-        parting = next((n for n in range(12) if one["tokens"][n] != other["tokens"][n]), None)
-        if parting is not None:
-            best, second = sorted(one["top_logprobs"][parting].values(), reverse=True)
-            assert best - second < NEAR_TIE
+        assert len(one["tokens"]) == 12
+        assert_same_but_for_ties(one, other)
 
 
 def token_scores(answer: dict[str, Any]) -> dict[str, Any]:

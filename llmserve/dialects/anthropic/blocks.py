@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field, StrictBool, StrictStr, model_validator
 
 from llmserve.dialects.anthropic.fields import BLOCK_POLICY
+from llmserve.dialects.kinds import as_text_parts, one_of, only
 from llmserve.openai.fields import Policy
 from llmserve.openai.json import dump_json
 from llmserve.openai.schema import Line, Schema, refuse
@@ -25,24 +26,7 @@ _REQUIRED = {
     "tool_use": ("id", "name", "input"),
     "tool_result": ("tool_use_id",),
 }
-
-
-def _supported(kind: object) -> object:
-    if not isinstance(kind, str):
-        refuse("must be a string")
-    if kind not in _TYPES:
-        refuse(f"is not supported: only blocks of the types {', '.join(_TYPES)} are", unsupported=True)
-    return kind
-
-
-def _only_text(kind: object) -> object:
-    if kind != "text":
-        refuse("is not supported: only blocks of the type text are", unsupported=True)
-    return kind
-
-
-def _as_blocks(content: object) -> object:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+_ONLY_TEXT = only(("text",), "is not supported: only blocks of the type text are")
 
 
 class TextBlock(Schema):
@@ -51,11 +35,11 @@ class TextBlock(Schema):
     place: ClassVar[str] = "content[]."
     policy: ClassVar[Policy] = BLOCK_POLICY
 
-    type: Annotated[Literal["text"], BeforeValidator(_only_text)] = "text"
+    type: Annotated[Literal["text"], BeforeValidator(_ONLY_TEXT)] = "text"
     text: StrictStr
 
 
-Texts = Annotated[tuple[TextBlock, ...], Field(max_length=MAX_BLOCKS), BeforeValidator(_as_blocks)]
+Texts = Annotated[tuple[TextBlock, ...], Field(max_length=MAX_BLOCKS), BeforeValidator(as_text_parts)]
 
 
 class Block(Schema):
@@ -64,7 +48,7 @@ class Block(Schema):
     place: ClassVar[str] = "messages[].content[]."
     policy: ClassVar[Policy] = BLOCK_POLICY
 
-    type: Annotated[str, BeforeValidator(_supported)] = Field(
+    type: Annotated[str, BeforeValidator(one_of(_TYPES, "blocks"))] = Field(
         description="`text`, `thinking`, `redacted_thinking` (dropped: nobody here can read it), `tool_use` or "
         "`tool_result`."
     )
@@ -107,7 +91,7 @@ class AnthropicMessage(Schema):
         tuple[Block, ...],
         FailFast(),
         Field(max_length=MAX_BLOCKS),
-        BeforeValidator(_as_blocks),
+        BeforeValidator(as_text_parts),
         AfterValidator(_not_empty),
     ] = Field(description=f"A string, or 1 to {MAX_BLOCKS} blocks; texts of one message are joined with line feeds.")
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, FailFast, Field, StrictBool, StrictInt, St
 
 from llmserve.dialects.anthropic.blocks import AnthropicMessage, Texts, internal_messages, system_text
 from llmserve.dialects.anthropic.fields import MESSAGES_POLICY, THINKING_POLICY, TOOL_POLICY
+from llmserve.dialects.kinds import only
 from llmserve.dialects.translation import chat_request
 from llmserve.openai.fields import Policy
 from llmserve.openai.json_schema import SCHEMA_BOUNDS, BoundedSchema
@@ -21,6 +22,8 @@ from llmserve.openai.requests import (
 )
 from llmserve.openai.schema import Number, Schema, refuse
 from llmserve.openai.tools import MAX_DESCRIPTION_CHARACTERS, MAX_TOOLS, ToolName
+
+_ONLY_CUSTOM = only(("custom",), "is not supported: this server runs no tools, so only the type `custom` is")
 
 
 class Thinking(Schema):
@@ -51,19 +54,13 @@ class OutputConfig(Schema):
     format: OutputFormat | None = None
 
 
-def _custom(kind: object) -> object:
-    if kind != "custom":
-        refuse("is not supported: this server runs no tools, so only the type `custom` is", unsupported=True)
-    return kind
-
-
 class AnthropicTool(Schema):
     """One of `tools`."""
 
     place: ClassVar[str] = "tools[]."
     policy: ClassVar[Policy] = TOOL_POLICY
 
-    type: Annotated[Literal["custom"], BeforeValidator(_custom)] = "custom"
+    type: Annotated[Literal["custom"], BeforeValidator(_ONLY_CUSTOM)] = "custom"
     name: ToolName
     description: Annotated[StrictStr, Field(max_length=MAX_DESCRIPTION_CHARACTERS)] | None = None
     input_schema: BoundedSchema

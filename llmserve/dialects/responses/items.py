@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field, StrictStr, ValidationInfo, model_validator
 
+from llmserve.dialects.kinds import as_text_parts, one_of, only
 from llmserve.dialects.responses.fields import ITEM_POLICY, PART_POLICY
 from llmserve.openai.fields import Policy
 from llmserve.openai.schema import Line, Schema, refuse
@@ -30,30 +31,12 @@ _PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "f
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
-def _part_type(kind: object) -> object:
-    if kind not in _TEXT_PARTS:
-        refuse("is not supported: only parts of text are", unsupported=True)
-    return kind
-
-
 class Part(Schema):
     place: ClassVar[str] = "input[].content[]."
     policy: ClassVar[Policy] = PART_POLICY
 
-    type: Annotated[str, BeforeValidator(_part_type)]
+    type: Annotated[str, BeforeValidator(only(_TEXT_PARTS, "is not supported: only parts of text are"))]
     text: StrictStr
-
-
-def _as_parts(content: object) -> object:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _item_type(kind: object) -> object:
-    if not isinstance(kind, str):
-        refuse("must be a string")
-    if kind not in _TYPES:
-        refuse(f"is not supported: only items of the types {', '.join(_TYPES)} are", unsupported=True)
-    return kind
 
 
 def _role(role: object) -> object:
@@ -62,7 +45,7 @@ def _role(role: object) -> object:
     return role
 
 
-_Parts = Annotated[tuple[Part, ...], Field(max_length=MAX_PARTS), BeforeValidator(_as_parts)]
+_Parts = Annotated[tuple[Part, ...], Field(max_length=MAX_PARTS), BeforeValidator(as_text_parts)]
 
 
 class InputItem(Schema):
@@ -71,7 +54,7 @@ class InputItem(Schema):
     place: ClassVar[str] = "input[]."
     policy: ClassVar[Policy] = ITEM_POLICY
 
-    type: Annotated[str, BeforeValidator(_item_type)] = Field(
+    type: Annotated[str, BeforeValidator(one_of(_TYPES, "items"))] = Field(
         default="message",
         description="`message` (the default), `function_call`, `function_call_output` or `reasoning`.",
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, FailFast, Field, StrictBool, StrictInt, StrictStr, model_validator
 
+from llmserve.dialects.kinds import only
 from llmserve.dialects.responses.fields import REASONING_POLICY, RESPONSES_POLICY, TEXT_POLICY, TOOL_POLICY
 from llmserve.dialects.responses.items import MAX_ITEMS, InputItems, internal_messages
 from llmserve.dialects.translation import chat_request
@@ -21,6 +22,7 @@ MAX_METADATA = 16
 _LOGPROBS = "message.output_text.logprobs"
 # Asked for by clients that keep nothing here; the thoughts are sent as they are.
 _WITHOUT_EFFECT = "reasoning.encrypted_content"
+_ONLY_FUNCTION = only(("function",), "is not supported: this server runs no tools, so only the type `function` is")
 
 
 class TextFormat(Schema):
@@ -63,19 +65,13 @@ class Reasoning(Schema):
     effort: ReasoningEffort | None = None
 
 
-def _function(kind: object) -> object:
-    if kind != "function":
-        refuse("is not supported: this server runs no tools, so only the type `function` is", unsupported=True)
-    return kind
-
-
 class ResponsesTool(Schema):
     """One of `tools`."""
 
     place: ClassVar[str] = "tools[]."
     policy: ClassVar[Policy] = TOOL_POLICY
 
-    type: Annotated[Literal["function"], BeforeValidator(_function)]
+    type: Annotated[Literal["function"], BeforeValidator(_ONLY_FUNCTION)]
     name: ToolName
     description: Annotated[StrictStr, Field(max_length=MAX_DESCRIPTION_CHARACTERS)] | None = None
     parameters: BoundedSchema | None = None
