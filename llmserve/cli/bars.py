@@ -44,11 +44,6 @@ def legend() -> str:
     return "  ".join(f"{block if _has_blocks() else letter} {name}" for _, name, block, letter in _PARTS)
 
 
-def value_bar(value: float, most: float) -> str:
-    """A bar whose length is to `WIDTH // 2` as `value` is to `most`."""
-    return ("█" if _has_blocks() else "#") * max(1, round(value / most * (WIDTH // 2))) if most > 0 else ""
-
-
 def _has_blocks() -> bool:
     """Whether the characters can be written to stdout."""
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

@@ -60,11 +60,6 @@ class PrefixKeeper:
         self._deadline = math.inf
         self._writing = threading.Lock()
 
-    @property
-    def archived(self) -> int:
-        """How many prefixes are on the disk."""
-        return self._archive.count
-
     async def bring(self, tokens: list[int]) -> None:
         """Put the file with the longest prefix of `tokens` on the shelf, if that spares much more than what is there.
 

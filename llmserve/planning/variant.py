@@ -118,11 +118,6 @@ def is_repacked(cpu: CpuInfo, quantization: str) -> bool:
     return any(feature in cpu.features and main_type in types for feature, types in _REPACKED)
 
 
-def bits_per_weight(quantization: str) -> float | None:
-    """About how many bits a weight takes, None for a quantization that is not known."""
-    return _BITS.get(quantization)
-
-
 @dataclass(frozen=True, slots=True)
 class _Machine:
     """What of the hardware the choice depends on. `memory` in bytes, None where it is not known."""
