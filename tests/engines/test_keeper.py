@@ -12,7 +12,7 @@ from contextlib import suppress
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.support import until
+from tests.support import runs, until
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 # A server with a process of its own that stays when it is killed.
@@ -51,7 +51,7 @@ def keep() -> Iterator[list[Kept]]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+    return not any(map(runs, processes))
 
 
 @pytest.mark.parametrize(("code", "status"), [("pass", 0), ("raise SystemExit(3)", 3)])

@@ -32,6 +32,7 @@ from llmserve.types import (
     ModelKind,
 )
 from tests.fake_worker import fake_command
+from tests.support import runs
 
 GIB = 2**30
 
@@ -215,7 +216,7 @@ def children() -> list[psutil.Process]:
 def alive(pid: int) -> bool:
     """Whether a process that is not a child of this one still runs; one that waits to be reaped does not."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return runs(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 

@@ -16,7 +16,7 @@ import pytest
 
 from llmserve.errors import Unavailable
 from llmserve.llama.preparation import GaveUp, Preparer, PreparerLimits
-from tests.support import until
+from tests.support import runs, until
 
 LIMITS = PreparerLimits(cpu_seconds=0.3, wall_seconds=5, memory_bytes=64 * 1024 * 1024)
 TEMPLATES = {
@@ -120,7 +120,7 @@ def test_a_process_that_is_killed_while_idle_is_replaced(start: Callable[..., Pr
     preparer.ask(render("good"))
     killed = processes()[victim]
     killed.kill()
-    until(lambda: not killed.is_running() or killed.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not runs(killed))
     for content in ("one", "two", "three"):
         assert preparer.ask(render("good", content))["text"] == f"{content}!"
 
