@@ -226,7 +226,8 @@ class EnginePlan:
     """How to run one model here; nothing in it is undecided.
 
     `context` is the length in tokens one sequence may reach; `kv_cells` the size of the pool that all `parallel`
-    sequences share or, where `kv_layout` is "split", of their streams together. `saved_tokens` is how many tokens of
+    sequences share or, where `kv_layout` is "split", of their streams together: the first `first_streams` of them are
+    opened at the start, and all once more sequences want to run at once. `saved_tokens` is how many tokens of
     prefixes may be kept in RAM after they left the KV cache. `batch` and `micro_batch` are tokens per step and per
     graph. `devices` lists what computes ("cpu", or "cuda:0", ...); `fits` is False when the estimate exceeds what is
     available (advice, not a gate). `gpu_split` is how many of the `gpu_layers` llama.cpp puts on each GPU of `devices`,
@@ -265,6 +266,7 @@ class EnginePlan:
     prefix_disk_bytes: int = 0
     experts_in_ram: int = 0
     speculation: bool = True
+    first_streams: int = 0
 
 
 # --- what is in the store ------------------------------------------------------------------------------------------

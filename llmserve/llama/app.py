@@ -66,6 +66,7 @@ def create_app(loader: Loader) -> Starlette:
             {
                 "running": engine.running,
                 "waiting": engine.waiting,
+                "slots": engine.slots,
                 "cells_used": engine.cells_used,
                 "preemptions": engine.preemptions,
                 "restored_from_ram": engine.restored_from_ram,

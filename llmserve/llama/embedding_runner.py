@@ -1,7 +1,8 @@
 """llama.cpp as an encoder: texts as tokens in, one vector (or score) for each of them out.
 
-As in `runner.py`, what would make native code end the process is checked first: the size of a batch, a text's length
-against the positions that the model has, and what the file says of its pooling. Token ids are checked by llama.cpp.
+As in `native_context.py`, what would make native code end the process is checked first: the size of a batch, a text's
+length against the positions that the model has, and what the file says of its pooling. Token ids are checked by
+llama.cpp.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import numpy.typing as npt
 
 from llmserve.errors import InvalidModel
 from llmserve.llama.engine import EngineFailed
+from llmserve.llama.native_context import context_parameters, open_context
+from llmserve.llama.native_model import load_model, log_warnings_only
 from llmserve.llama.pairs import PairMarks
-from llmserve.llama.runner import Vocabulary, context_parameters, load_model, log_warnings_only, open_context
 from llmserve.llama.token_batch import TokenBatch
+from llmserve.llama.vocabulary import Vocabulary
 from llmserve.types import EnginePlan
 
 Pooling = Literal["mean", "cls", "last", "rank"]

@@ -16,6 +16,7 @@ from llmserve.errors import LlmserveError
 from llmserve.llama.batch import Batch, Chunk
 from llmserve.llama.draft import verified
 from llmserve.llama.generation import Delta, Failure, FinishReason, Generation, Job, merged
+from llmserve.llama.growth import Growth
 from llmserve.llama.logprobs import ScoredRows, TokenScore, prompt_scores
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Sequence as TokenSequence
@@ -61,7 +62,8 @@ class Engine(StepThread[Job]):
     """Owns the decoder and the scheduler; runs them in a thread of its own from `start` to `close`.
 
     `post` hands a callable to the event loop (`loop.call_soon_threadsafe`). `submit` and `cancel` may be called from
-    any thread and return at once; a cancelled job gets nothing more after the step that is running.
+    any thread and return at once; a cancelled job gets nothing more after the step that is running. `growth` is asked
+    before each step.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Engine(StepThread[Job]):
         self._delivery_seconds = delivery_seconds
         self._delivered = 0.0
         self._urgent = False
+        self.growth: Growth | None = None
         self.counters = Counters()
 
     @property
@@ -93,6 +96,11 @@ class Engine(StepThread[Job]):
     @property
     def waiting(self) -> int:
         return self._scheduler.waiting
+
+    @property
+    def slots(self) -> int:
+        """Sequences, running and finished ones, that the cache has room for now."""
+        return self._scheduler.cache.limits.slots
 
     @property
     def cells_used(self) -> int:
@@ -133,6 +141,8 @@ class Engine(StepThread[Job]):
 
     def _step(self) -> None:
         batch = self._scheduler.next_batch()
+        if self.growth is not None:
+            self.growth.consider()
         if batch is None:
             return
         before = time.monotonic()

@@ -173,6 +173,10 @@ class KvCache(ABC):
     def make_room(self, cells: int) -> bool:
         """See to it that so many cells are free; False if giving up every idle sequence would not do."""
 
+    def grow(self, limits: Limits) -> None:
+        """From now on the runner's cache has these `limits`; what slots hold stays. Raises ValueError if it cannot."""
+        raise ValueError("a shared pool does not grow")
+
     def compact(self) -> tuple[int, int] | None:
         """Move one held slot where that makes steps cheaper; returns where from and where to."""
         return None

@@ -17,7 +17,8 @@ from llmserve.llama.embedder import Embedder
 from llmserve.llama.embedding_service import EmbeddingModel, EmbeddingService
 from llmserve.llama.engine import Engine
 from llmserve.llama.grammar_work import vocabulary_setup
-from llmserve.llama.kv_cache import KvCache, Limits, UnifiedCache
+from llmserve.llama.growth import Growth
+from llmserve.llama.kv_cache import Limits, UnifiedCache
 from llmserve.llama.model_defaults import METADATA_KEYS, choices_of_metadata
 from llmserve.llama.output.formats import OutputFormat, detect
 from llmserve.llama.pairs import PairWriter
@@ -125,11 +126,12 @@ class Loader:
         self._for_templates.start()
         self._for_grammars.start()
         plan = self._plan
-        slots = plan.parallel if plan.kv_layout == "split" else min(_MOST_SLOTS, plan.parallel + _IDLE_SLOTS)
+        slots = _first_slots(plan)
         runner = Runner(self._path, plan, slots, self._report)
         runner.apply_adapters(self._adapters)
         vocabulary = runner.vocabulary
-        cache = _cache(plan, slots, runner.cells, cuttable=runner.cuttable)
+        limits = _limits(plan, slots, runner.cells, cuttable=runner.cuttable)
+        cache = SplitCache(limits) if plan.kv_layout == "split" else UnifiedCache(limits)
         scheduler = Scheduler(cache, StepBudget(plan.batch))
         engine = Engine(
             runner,
@@ -138,6 +140,9 @@ class Loader:
             vocabulary.ends,
             loop.call_soon_threadsafe,
         )
+        if plan.kv_layout == "split" and slots < plan.parallel:
+            full = _limits(plan, plan.parallel, cache.longest * plan.parallel, cuttable=runner.cuttable)
+            engine.growth = Growth(runner, scheduler, full, engine.call)
         context = min(plan.context, cache.longest)
         templates = self._templates(runner)
         prompts = PromptBuilder(vocabulary, templates, context)
@@ -221,11 +226,17 @@ def _read_template(path: Path) -> str:
         raise InvalidModel("the model's chat template cannot be read as text") from error
 
 
-def _cache(plan: EnginePlan, slots: int, cells: int, *, cuttable: bool) -> KvCache:
-    """The bookkeeping that fits the context the runner opened."""
-    split = plan.kv_layout == "split"
-    limits = Limits(
-        parallel=plan.parallel if split else min(plan.parallel, slots - 1),
+def _first_slots(plan: EnginePlan) -> int:
+    """Slots of the cache that is opened at the start."""
+    if plan.kv_layout == "split":
+        return plan.first_streams or plan.parallel
+    return min(_MOST_SLOTS, plan.parallel + _IDLE_SLOTS)
+
+
+def _limits(plan: EnginePlan, slots: int, cells: int, *, cuttable: bool) -> Limits:
+    """The bookkeeping that fits a context with so many slots and cells."""
+    return Limits(
+        parallel=slots if plan.kv_layout == "split" else min(plan.parallel, slots - 1),
         slots=slots,
         cells=cells,
         idle_cells=cells if plan.gpu_layers else min(cells, _IDLE_CELLS_CPU),
@@ -234,4 +245,3 @@ def _cache(plan: EnginePlan, slots: int, cells: int, *, cuttable: bool) -> KvCac
         shelf=plan.saved_tokens,
         spare_rows=plan.spare_rows,
     )
-    return SplitCache(limits) if split else UnifiedCache(limits)

@@ -52,6 +52,11 @@ class Scheduler:
     def idle(self) -> bool:
         return not self._running and not self._waiting
 
+    @property
+    def crowded(self) -> bool:
+        """Whether sequences wait because as many run as may."""
+        return bool(self._waiting) and len(self._running) >= self.cache.limits.parallel
+
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence. Raises ValueError if it can never fit, which the caller must have ruled out."""
         if not 0 < len(sequence.tokens) < sequence.max_length <= self.cache.longest:

@@ -29,6 +29,10 @@ class SplitCache(KvCache):
     def longest(self) -> int:
         return self.limits.cells // self.limits.slots
 
+    def grow(self, limits: Limits) -> None:
+        self._free |= set(range(self.limits.slots, limits.slots))
+        self.limits = limits
+
     def has_room(self, tokens: list[int], promised: int) -> bool:
         return bool(self._free or self._idle)
 

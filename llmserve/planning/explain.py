@@ -153,7 +153,8 @@ def _pool(chosen: Placement, entries: Sequence[DeviceMemory]) -> str:
     part = "their part of " if chosen.is_partial else ""
     if chosen.demand.layout == "split":
         streams, each = chosen.demand.parallel, human_tokens(chosen.demand.attended_cells)
-        return f" and {streams} streams of {each} tokens ({human_bytes(cache)})"
+        at_first = f", {rules.FIRST_STREAMS} at first" if streams > rules.FIRST_STREAMS else ""
+        return f" and {streams} streams of {each} tokens ({human_bytes(cache)}{at_first})"
     return f" and {part}a {human_tokens(chosen.demand.cells)}-token pool ({human_bytes(cache)})"
 
 

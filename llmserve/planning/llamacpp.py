@@ -130,6 +130,7 @@ def plan_llama_cpp(
         prefix_disk_bytes=prefix_disk_bytes,
         experts_in_ram=chosen.experts_in_ram,
         speculation=settings.speculation is not False,
+        first_streams=min(rules.FIRST_STREAMS, demand.parallel) if demand.layout == "split" else 0,
     )
 
 
@@ -264,6 +265,10 @@ def _with_streams(task: _Task, demand: Demand, attempt: Callable[[Demand], Place
     if task.model.kind == "embed" or demand.parallel == 1 or not rules.splits_cache(task.model, needed, task.ram):
         return None
     if task.tuned is not None and task.tuned.choices.kv_layout == "unified":
+        return None
+    # While the cache grows, the first streams lie beside all of them.
+    streams = demand.parallel + rules.FIRST_STREAMS
+    if attempt(replace(demand, cells=streams * padded(demand.context), parallel=streams, layout="split")) is None:
         return None
     return attempt(replace(demand, cells=cells, layout="split"))
 

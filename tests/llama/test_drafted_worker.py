@@ -37,7 +37,7 @@ def workers(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[tuple[
                 worker.close()
 
 
-def complete(worker: WorkerProcess, prompt: str, **fields: Any) -> dict[str, Any]:
+def complete(worker: WorkerProcess, prompt: str | list[str], **fields: Any) -> dict[str, Any]:
     body = {"model": "m", "prompt": prompt, "temperature": 0, "max_tokens": 64, "ignore_eos": True, **fields}
     response = worker.client.post("/v1/completions", json=body)
     assert response.status_code == 200, response.text

@@ -1,0 +1,89 @@
+"""A KV cache that is opened small, and gets its full size once more sequences want to run than it has room for.
+
+Opening a cache means clearing it, which at some gigabytes takes seconds: most of what a cold first answer would wait
+for, and memory that somebody who chats alone never uses.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from llmserve.errors import LlmserveError
+from llmserve.llama.kv_cache import Limits
+from llmserve.llama.scheduler import Scheduler
+
+# After a failure, memory is given so long to become free.
+RETRY_SECONDS = 60.0
+
+C = TypeVar("C")
+
+_log = logging.getLogger(__name__)
+
+
+class GrowingDecoder(Protocol[C]):
+    """A decoder whose cache can be replaced by a larger one."""
+
+    def open_context(self, slots: int) -> C:
+        """A cache with so many slots beside the one in use; called in a thread of its own."""
+
+    def move_to(self, context: C) -> None:
+        """Go on in `context`. Raises `LlmserveError`, and goes on in the old one then."""
+
+
+class Growth:
+    """Opens the cache with the limits `full` in a thread beside the steps, and moves to it between two of them.
+
+    `between_steps` has something done in the engine thread, to which `consider` belongs.
+    """
+
+    def __init__(
+        self,
+        decoder: GrowingDecoder[Any],
+        scheduler: Scheduler,
+        full: Limits,
+        between_steps: Callable[[Callable[[], None]], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._decoder = decoder
+        self._scheduler = scheduler
+        self._full = full
+        self._between_steps = between_steps
+        self._clock = clock
+        self._opening = False
+        self._not_before = clock()
+
+    def consider(self) -> None:
+        """Begin to grow if sequences wait for a place that the larger cache has."""
+        if self._opening or not self._scheduler.crowded or self._scheduler.cache.limits == self._full:
+            return
+        if self._clock() >= self._not_before:
+            self._opening = True
+            threading.Thread(target=self._open, name="growth", daemon=True).start()
+
+    def _open(self) -> None:
+        try:
+            context = self._decoder.open_context(self._full.slots)
+        except LlmserveError as failure:
+            error = failure
+            self._between_steps(lambda: self._failed(error))
+        else:
+            self._between_steps(lambda: self._move(context))
+
+    def _move(self, context: object) -> None:
+        try:
+            self._decoder.move_to(context)
+        except LlmserveError as error:
+            self._failed(error)
+            return
+        self._opening = False
+        self._scheduler.cache.grow(self._full)
+
+    def _failed(self, error: LlmserveError) -> None:
+        self._opening = False
+        self._not_before = self._clock() + RETRY_SECONDS
+        slots = self._scheduler.cache.limits.slots
+        _log.warning("the KV cache stays at %d of %d sequences: %s", slots, self._full.slots, error)

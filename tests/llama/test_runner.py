@@ -1,0 +1,69 @@
+"""The real decoder alone: what a cache holds can be taken to another one, of any number of streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from llmserve.llama.batch import Batch, Chunk, Keep, Operation, Restore, Save, Trim
+from llmserve.llama.runner import Runner
+from llmserve.llama.sequence import Sequence
+from llmserve.types import KvLayout
+from tests.llama.conftest import CONTEXT, tiny_plan
+
+TOKENS = [5 + number % 40 for number in range(64)]
+
+
+def decode(
+    runner: Runner, slot: int, tokens: Tokens[int], start: int, operations: Tokens[Operation] = ()
+) -> npt.NDArray[np.float32]:
+    """The logits behind the last of `tokens`, those before `start` being in the cache already."""
+    sequence = Sequence(list(tokens), len(tokens), len(tokens) + 1)
+    chunk = Chunk(sequence, slot, start, len(tokens) - start, sample=True)
+    return runner.decode(Batch(list(operations), [chunk]))[0].copy()
+
+
+def save(runner: Runner, slot: int) -> npt.NDArray[np.uint8]:
+    runner.decode(Batch([Save(slot, 7)]))
+    return runner.saved_state(7)
+
+
+@pytest.mark.parametrize("slots", [2, 8])
+@pytest.mark.parametrize("layout", ["unified", "split"])
+@pytest.mark.parametrize("length", [64, 40], ids=["whole", "part"])
+def test_another_run_goes_on_from_a_saved_state_to_the_bit(
+    tiny_model: Path, layout: KvLayout, slots: int, length: int
+) -> None:
+    plan = tiny_plan(kv_layout=layout, kv_cells=8 * CONTEXT)
+    first = Runner(tiny_model, plan, 4)
+    decode(first, 3, TOKENS, 0)
+    state = save(first, 3)
+    second = Runner(tiny_model, plan, slots)
+    assert first.state_layout(plan) == second.state_layout(plan)
+    following = [*TOKENS[:length], 9]
+    restored = decode(second, 1, following, length, [Keep(1, state), Restore(1, 1, length)])
+    # Not computed anew for comparison: kernels round differently where a prompt comes in other pieces.
+    cut = [Trim(3, length)] if length < len(TOKENS) else []
+    np.testing.assert_array_equal(restored, decode(first, 3, following, length, cut))
+
+
+def test_moving_to_a_larger_context_keeps_every_slot_to_the_bit(tiny_model: Path) -> None:
+    plan = tiny_plan(kv_layout="split", kv_cells=8 * CONTEXT)
+    runner = Runner(tiny_model, plan, 2)
+    texts = {0: TOKENS[:50], 1: TOKENS[10:]}
+    for slot, tokens in texts.items():
+        decode(runner, slot, tokens, 0)
+    states = {slot: save(runner, slot) for slot in texts}
+    cells = runner.cells
+    runner.move_to(runner.open_context(8))
+    assert runner.cells == 4 * cells
+    for slot, tokens in texts.items():
+        np.testing.assert_array_equal(save(runner, slot), states[slot])
+        decode(runner, slot + 4, tokens, 0)
+        np.testing.assert_array_equal(
+            decode(runner, slot, [*tokens, 9], len(tokens)), decode(runner, slot + 4, [*tokens, 9], len(tokens))
+        )
