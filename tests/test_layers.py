@@ -37,7 +37,15 @@ TOP = "__main__"
 BOTTOM = "__init__"
 
 ENGINES = {"llama_cpp", "torch", "vllm"}
-NATIVE_MODULES = ("runner", "embedding_runner", "token_batch", "quantizer")
+NATIVE_MODULES = (
+    "embedding_runner",
+    "native_context",
+    "native_model",
+    "quantizer",
+    "runner",
+    "token_batch",
+    "vocabulary",
+)
 ENGINE_IMPORTS = {(f"llmserve.llama.{name}", "llama_cpp") for name in NATIVE_MODULES}
 GATEWAY = ("llmserve.api", "llmserve.fleet", "llmserve.cli", "llmserve.client", "llmserve.__main__")
 
