@@ -45,6 +45,8 @@ class Runner:
         self._saved: dict[int, npt.NDArray[np.uint8]] = {}
         self._governor = governor_of_this_process(plan.threads)
         self._threads = plan.threads
+        # Whether a thread is opening another context meanwhile.
+        self._opening = False
         self._context = self.open_context(slots)
 
     @property
@@ -117,6 +119,9 @@ class Runner:
 
     def _share_processors(self) -> None:
         threads = self._governor.observe(time.monotonic())
+        if self._opening:
+            # Clearing memory keeps a processor busy, and threads that have to share one hold up all the others.
+            threads = max(1, min(threads, self._plan.threads - 1))
         if threads != self._threads:
             self._context.set_threads(threads)
             self._threads = threads
@@ -172,7 +177,11 @@ class Runner:
 
     def open_context(self, slots: int) -> NativeContext:
         """A cache of so many sequences beside the one in use, in any thread. Raises `InvalidModel`."""
-        return NativeContext(self._model, self._plan, slots)
+        self._opening = True
+        try:
+            return NativeContext(self._model, self._plan, slots)
+        finally:
+            self._opening = False
 
     def move_to(self, context: NativeContext) -> None:
         """Use `context`, which is as large at least: each slot holds there what it holds here. Frees the old one.
