@@ -43,10 +43,12 @@ class BackgroundResponse:
         self._task = asyncio.create_task(self._run(at_end))
 
     async def cancel(self) -> None:
-        """End it where it stands, and return when that is done."""
+        """End it where it stands, unless it has ended by itself, and return when that is done."""
         if self._task is not None:
-            self._translation.cancel()
-            self._task.cancel()
+            # One that is final is about to be kept, which is not to be interrupted.
+            if not self._translation.is_final:
+                self._translation.cancel()
+                self._task.cancel()
             await asyncio.wait({self._task})
 
     async def ended(self) -> None:
