@@ -10,15 +10,27 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.fakes import HOLD, FakeGateway, answer, delta
+from tests.support import until
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def driver(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tests.cli.driver", *arguments]
+
+
+def interrupt(program: subprocess.Popen[bytes]) -> None:
+    """Press Ctrl-C while the program waits for the server, as people do.
+
+    Python looks for signals between two instructions, and a system call is ended by one that comes later: what comes
+    between the look and the call waits for the next token.
+    """
+    until(lambda: psutil.Process(program.pid).status() == psutil.STATUS_SLEEPING)
+    program.send_signal(signal.SIGINT)
 
 
 def test_an_answer_ends_quietly_with_130(gateway: FakeGateway) -> None:
@@ -32,7 +44,7 @@ def test_an_answer_ends_quietly_with_130(gateway: FakeGateway) -> None:
     )
     assert program.stdout is not None
     assert program.stdout.read(9) == b"Once upon"
-    program.send_signal(signal.SIGINT)
+    interrupt(program)
     out, err = program.communicate(timeout=30)
     assert (program.returncode, out, err) == (130, b"\n", b"")
     assert gateway.cancelled.wait(10)
@@ -83,7 +95,7 @@ def test_a_chat_survives(typist: Typist, gateway: FakeGateway) -> None:
     typist.wait_for(">>>")
     typist.type("tell me a story\r")
     typist.wait_for("Once upon")
-    typist.program.send_signal(signal.SIGINT)
+    interrupt(typist.program)
     typist.wait_for("(stopped)")
     assert gateway.cancelled.wait(10)
     typist.wait_for(">>>")
