@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, Protocol
 
 from llmserve.errors import LlmserveError
 from llmserve.llama.kv_cache import Limits
@@ -19,18 +20,16 @@ from llmserve.llama.scheduler import Scheduler
 # After a failure, memory is given so long to become free.
 RETRY_SECONDS = 60.0
 
-C = TypeVar("C")
-
 _log = logging.getLogger(__name__)
 
 
-class GrowingDecoder(Protocol[C]):
+class GrowingDecoder(Protocol):
     """A decoder whose cache can be replaced by a larger one."""
 
-    def open_context(self, slots: int) -> C:
+    def open_context(self, slots: int) -> Any:
         """A cache with so many slots beside the one in use; called in a thread of its own."""
 
-    def move_to(self, context: C) -> None:
+    def move_to(self, context: Any) -> None:
         """Go on in `context`. Raises `LlmserveError`, and goes on in the old one then."""
 
 
@@ -42,7 +41,7 @@ class Growth:
 
     def __init__(
         self,
-        decoder: GrowingDecoder[Any],
+        decoder: GrowingDecoder,
         scheduler: Scheduler,
         full: Limits,
         between_steps: Callable[[Callable[[], None]], object],
@@ -67,11 +66,10 @@ class Growth:
     def _open(self) -> None:
         try:
             context = self._decoder.open_context(self._full.slots)
-        except LlmserveError as failure:
-            error = failure
-            self._between_steps(lambda: self._failed(error))
+        except LlmserveError as error:
+            self._between_steps(partial(self._failed, error))
         else:
-            self._between_steps(lambda: self._move(context))
+            self._between_steps(partial(self._move, context))
 
     def _move(self, context: object) -> None:
         try:

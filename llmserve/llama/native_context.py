@@ -37,9 +37,7 @@ class NativeContext:
         self._streams = plan.parallel if plan.kv_layout == "split" else 0
         self._vocabulary = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
         # One row for each sequence that writes, and those that drafts and scored prompts ask for.
-        self._most_outputs = min(
-            plan.batch, (slots if plan.kv_layout == "split" else max(slots, plan.parallel)) + plan.spare_rows
-        )
+        self._most_outputs = min(plan.batch, slots + plan.spare_rows)
         self._handle = open_context(model, self._parameters(plan))
         self._memory = llama_cpp.llama_get_memory(self._handle)
         self._batch = TokenBatch(int(llama_cpp.llama_n_batch(self._handle)), slots)
@@ -99,7 +97,7 @@ class NativeContext:
 
     def cut(self, slot: int, length: int) -> None:
         """Remove what `slot` holds behind its first `length` tokens, if anything."""
-        llama_cpp.llama_memory_seq_rm(self._memory, slot, length if length else -1, -1)
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1)
 
     def share(self, source: int, target: int, length: int) -> None:
         """Let `target` own the cells of the first `length` tokens of `source`, in one pool."""

@@ -16,7 +16,7 @@ from llmserve.llama.engine import EngineFailed
 Bytes = npt.NDArray[np.uint8]
 
 _WORD = 4
-_HEADER_WORDS = 3
+_HEADER = 3 * _WORD
 
 
 def state_buffer(size: int, stream: int, streams: int, all_streams: int) -> Bytes:
@@ -31,12 +31,11 @@ def kept_form(buffer: Bytes, stream: int, streams: int, all_streams: int) -> Byt
 
     Raises `EngineFailed` if it is not written as expected.
     """
-    header = _HEADER_WORDS * _WORD
-    mark, sequence, count = _words(buffer[:header])
-    if count != streams or np.any(buffer[header : header + stream * _WORD]):
+    mark, sequence, count = _header(buffer)
+    if count != streams or np.any(buffer[_HEADER : _HEADER + stream * _WORD]):
         raise EngineFailed("this build of llama.cpp writes the state of a sequence in an unknown form")
     state = buffer[stream * _WORD :]
-    state[:header] = np.array([mark, sequence, all_streams], dtype=np.uint32).view(np.uint8)
+    _header(state)[:] = mark, sequence, all_streams
     return state
 
 
@@ -45,10 +44,10 @@ def form_for(state: Bytes, streams: int, all_streams: int) -> Bytes:
     if streams == all_streams:
         return state
     fitting = state[: state.size - _WORD * (all_streams - streams)].copy()
-    place = (_HEADER_WORDS - 1) * _WORD
-    fitting[place : place + _WORD] = np.array([streams], dtype=np.uint32).view(np.uint8)
+    _header(fitting)[-1] = streams
     return fitting
 
 
-def _words(part: Bytes) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(part.tobytes(), dtype=np.uint32)
+def _header(state: Bytes) -> npt.NDArray[np.uint32]:
+    """Mark, sequence and number of streams: a view."""
+    return state[:_HEADER].view(np.uint32)

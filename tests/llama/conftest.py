@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -71,6 +73,18 @@ class WorkerProcess:
                 return False
         return self.client.get("/health").status_code == 200
 
+    def complete(self, prompt: str | list[str], **fields: Any) -> dict[str, Any]:
+        """What `/v1/completions` answers, at temperature 0 and to the limit of tokens unless `fields` say otherwise."""
+        body = {"model": "m", "prompt": prompt, "temperature": 0, "max_tokens": 64, "ignore_eos": True, **fields}
+        response = self.client.post("/v1/completions", json=body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def stats(self) -> dict[str, int]:
+        figures: dict[str, int] = self.client.get("/stats").json()
+        return figures
+
     def stderr(self) -> str:
         return self.process.stderr.read().decode() if self.process.stderr else ""
 
@@ -91,11 +105,26 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf", context=CONTEXT)
 
 
-@pytest.fixture(scope="session")
-def worker(tiny_model: Path) -> Iterator[WorkerProcess]:
+@contextmanager
+def running(model: Path, *plans: EnginePlan, arguments: tuple[str, ...] = ()) -> Iterator[list[WorkerProcess]]:
+    """A worker for each plan, ready; started side by side."""
+    started: list[WorkerProcess] = []
     # A Unix socket's path must be short, which pytest's own folders are not.
     with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        worker = WorkerProcess(Path(folder), tiny_model, tiny_plan())
-        worker.wait_ready()
+        try:
+            for number, plan in enumerate(plans):
+                place = Path(folder, str(number))
+                place.mkdir()
+                started.append(WorkerProcess(place, model, plan, *arguments))
+            for worker in started:
+                worker.wait_ready()
+            yield started
+        finally:
+            for worker in started:
+                worker.close()
+
+
+@pytest.fixture(scope="session")
+def worker(tiny_model: Path) -> Iterator[WorkerProcess]:
+    with running(tiny_model, tiny_plan()) as [worker]:
         yield worker
-        worker.close()

@@ -5,23 +5,15 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from tests.llama.conftest import WorkerProcess, tiny_plan
+from tests.llama.conftest import WorkerProcess, running, tiny_plan
 from tests.tiny_gguf import write_tiny_adapter
 
 
 def written(model: Path, *arguments: str) -> str:
     """What a worker writes after a prompt at temperature 0."""
-    body = {"model": "m", "prompt": "hello world", "temperature": 0, "max_tokens": 24, "ignore_eos": True}
-    with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        worker = WorkerProcess(Path(folder), model, tiny_plan(), *arguments)
-        try:
-            worker.wait_ready()
-            response = worker.client.post("/v1/completions", json=body)
-            assert response.status_code == 200, response.text
-            text: str = response.json()["choices"][0]["text"]
-            return text
-        finally:
-            worker.close()
+    with running(model, tiny_plan(), arguments=arguments) as [worker]:
+        text: str = worker.complete("hello world", max_tokens=24)["choices"][0]["text"]
+        return text
 
 
 def test_an_adapter_changes_the_text_by_its_scale(tiny_model: Path, tmp_path: Path) -> None:

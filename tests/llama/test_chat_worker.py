@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.llama.conftest import WorkerProcess, tiny_plan
+from tests.llama.conftest import WorkerProcess, running, tiny_plan
 from tests.llama.test_worker import events, post
 from tests.tiny_gguf import CHATML, write_tiny_model
 
@@ -43,29 +41,22 @@ TOOLS = [
 NAMED = {"type": "function", "function": {"name": "set_kind"}}
 
 
-def started(folder: Path, model: Path) -> WorkerProcess:
-    worker = WorkerProcess(folder, model, tiny_plan(context=CONTEXT, kv_cells=2 * CONTEXT))
-    worker.wait_ready()
-    return worker
+PLAN = tiny_plan(context=CONTEXT, kv_cells=2 * CONTEXT)
 
 
 @pytest.fixture(scope="module", params=["no tools in the template", "tools and thoughts in the template"])
 def chatty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     file = tmp_path_factory.mktemp("chatty") / "tiny.gguf"
     template = THINKS if request.param.startswith("tools") else CHATML
-    with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        worker = started(Path(folder), write_tiny_model(file, context=CONTEXT, chat_template=template))
+    with running(write_tiny_model(file, context=CONTEXT, chat_template=template), PLAN) as [worker]:
         yield worker
-        worker.close()
 
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     file = tmp_path_factory.mktemp("thinker") / "tiny.gguf"
-    with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        worker = started(Path(folder), write_tiny_model(file, context=CONTEXT, chat_template=THINKS))
+    with running(write_tiny_model(file, context=CONTEXT, chat_template=THINKS), PLAN) as [worker]:
         yield worker
-        worker.close()
 
 
 def chat(**fields: Any) -> dict[str, Any]:

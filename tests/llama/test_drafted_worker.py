@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmserve.types import KvLayout
-from tests.llama.conftest import CONTEXT, WorkerProcess, tiny_plan
+from tests.llama.conftest import CONTEXT, WorkerProcess, running, tiny_plan
 from tests.llama.ties import assert_same_but_for_ties
 
 
@@ -20,38 +19,13 @@ def workers(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[tuple[
     """One that drafts and one that does not, of the same cache layout."""
     layout: KvLayout = request.param
     cells = {"kv_cells": 8 * CONTEXT} if layout == "split" else {}
-    started: list[WorkerProcess] = []
-    with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        try:
-            for name, speculation in (("on", True), ("off", False)):
-                place = Path(folder, name)
-                place.mkdir()
-                plan = tiny_plan(kv_layout=layout, speculation=speculation, **cells)
-                started.append(WorkerProcess(place, tiny_model, plan))
-            for worker in started:
-                worker.wait_ready()
-            drafting, plain = started
-            yield drafting, plain
-        finally:
-            for worker in started:
-                worker.close()
-
-
-def complete(worker: WorkerProcess, prompt: str | list[str], **fields: Any) -> dict[str, Any]:
-    body = {"model": "m", "prompt": prompt, "temperature": 0, "max_tokens": 64, "ignore_eos": True, **fields}
-    response = worker.client.post("/v1/completions", json=body)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-def stats(worker: WorkerProcess) -> dict[str, int]:
-    figures: dict[str, int] = worker.client.get("/stats").json()
-    return figures
+    plans = [tiny_plan(kv_layout=layout, speculation=speculation, **cells) for speculation in (True, False)]
+    with running(tiny_model, *plans) as [drafting, plain]:
+        yield drafting, plain
 
 
 def scores(worker: WorkerProcess, prompt: str) -> dict[str, Any]:
-    found: dict[str, Any] = complete(worker, prompt, logprobs=2)["choices"][0]["logprobs"]
+    found: dict[str, Any] = worker.complete(prompt, logprobs=2)["choices"][0]["logprobs"]
     return found
 
 
@@ -64,7 +38,7 @@ def test_the_text_is_the_same_and_steps_are_saved(workers: tuple[WorkerProcess, 
     drafting, plain = workers
     for prompt in PROMPTS:
         assert_same_but_for_ties(scores(drafting, prompt), scores(plain, prompt))
-    with_drafts, without = stats(drafting), stats(plain)
+    with_drafts, without = drafting.stats(), plain.stats()
     assert without["drafted_tokens"] == 0
     assert 0 < with_drafts["accepted_tokens"] <= with_drafts["drafted_tokens"]
     assert with_drafts["steps"] < without["steps"]
@@ -82,22 +56,22 @@ def test_so_it_is_for_several_at_once(workers: tuple[WorkerProcess, WorkerProces
 def test_a_draft_never_goes_beyond_the_asked_length(
     workers: tuple[WorkerProcess, WorkerProcess], max_tokens: int
 ) -> None:
-    answer = complete(workers[0], PROMPTS[1], max_tokens=max_tokens)
+    answer = workers[0].complete(PROMPTS[1], max_tokens=max_tokens)
     assert answer["usage"]["completion_tokens"] == max_tokens
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
 def test_a_stop_string_inside_a_draft_ends_the_text_there(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
     _, plain = workers
-    whole = complete(plain, PROMPTS[2])["choices"][0]["text"]
+    whole = plain.complete(PROMPTS[2])["choices"][0]["text"]
     stop = whole[len(whole) // 2 :][:6]
     for worker in workers:
-        answer = complete(worker, PROMPTS[2], stop=[stop])["choices"][0]
+        answer = worker.complete(PROMPTS[2], stop=[stop])["choices"][0]
         assert answer["finish_reason"] == "stop"
         assert answer["text"] == whole[: whole.index(stop)]
 
 
 def test_a_choice_is_kept_to(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
     for worker in workers:
-        answer = complete(worker, PROMPTS[4], structured_outputs={"choice": ["hello world", "the world"]})
+        answer = worker.complete(PROMPTS[4], structured_outputs={"choice": ["hello world", "the world"]})
         assert answer["choices"][0]["text"] in {"hello world", "the world"}

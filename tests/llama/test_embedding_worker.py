@@ -7,9 +7,7 @@ import base64
 import json
 import math
 import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import pytest
 from openai.types import CreateEmbeddingResponse
 
 from tests.bert import Array, Bert, embed, hidden_states, random_bert, rank, tokens_of, write_bert
-from tests.llama.conftest import NAME, WorkerProcess, tiny_plan
+from tests.llama.conftest import NAME, WorkerProcess, running, tiny_plan
 from tests.support import until
 from tests.tiny_gguf import write_tiny_model
 
@@ -28,17 +26,7 @@ TEXTS = ("hello world", "The cat sat on the mat.", "a", "red, blue & the sky!", 
 CONTEXT = 128
 
 
-@contextmanager
-def running(model: Path) -> Iterator[WorkerProcess]:
-    # A Unix socket's path must be short, which pytest's own folders are not.
-    with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        plan = tiny_plan(context=CONTEXT, kv_cells=256, batch=256, micro_batch=256, kind="embed")
-        worker = WorkerProcess(Path(folder), model, plan)
-        try:
-            worker.wait_ready()
-            yield worker
-        finally:
-            worker.close()
+EMBEDS = tiny_plan(context=CONTEXT, kv_cells=256, batch=256, micro_batch=256, kind="embed")
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +36,14 @@ def bert() -> Bert:
 
 @pytest.fixture(scope="module")
 def embedder(bert: Bert, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    with running(write_bert(tmp_path_factory.mktemp("bert") / "mean.gguf", bert)) as worker:
+    with running(write_bert(tmp_path_factory.mktemp("bert") / "mean.gguf", bert), EMBEDS) as [worker]:
         yield worker
 
 
 @pytest.fixture(scope="module")
 def ranker(bert: Bert, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     path = tmp_path_factory.mktemp("bert") / "rank.gguf"
-    with running(write_bert(path, bert, pooling=gguf.PoolingType.RANK)) as worker:
+    with running(write_bert(path, bert, pooling=gguf.PoolingType.RANK), EMBEDS) as [worker]:
         yield worker
 
 
@@ -70,11 +58,6 @@ def vectors(worker: WorkerProcess, texts: Any, **fields: Any) -> Array:
     data = post(worker, "/v1/embeddings", input=texts, **fields)["data"]
     assert [entry["index"] for entry in data] == list(range(len(data)))
     return np.array([entry["embedding"] for entry in data], dtype=np.float32)
-
-
-def stats(worker: WorkerProcess) -> dict[str, int]:
-    counters: dict[str, int] = worker.client.get("/stats").json()
-    return counters
 
 
 def test_an_embedding_is_the_models_own(embedder: WorkerProcess, bert: Bert) -> None:
@@ -122,7 +105,7 @@ def test_the_file_says_how_to_pool(bert: Bert, tmp_path: Path, pooling: gguf.Poo
     """The mean is what a file gets that says nothing, and the worker says so."""
     states = hidden_states(bert, tokens_of(bert, TEXTS[1]))
     pooled = {gguf.PoolingType.CLS: states[0], gguf.PoolingType.LAST: states[-1], None: states.mean(axis=0)}[pooling]
-    with running(write_bert(tmp_path / "model.gguf", bert, pooling=pooling)) as worker:
+    with running(write_bert(tmp_path / "model.gguf", bert, pooling=pooling), EMBEDS) as [worker]:
         vector = vectors(worker, TEXTS[1])[0]
     assert ("names no pooling" in worker.last_words) is (pooling is None)
     assert float(vector @ pooled) / np.linalg.norm(pooled) >= 0.9999
@@ -138,13 +121,13 @@ def test_a_burst_of_single_texts_is_merged_and_each_gets_its_own(embedder: Worke
             requests = (client.post("/v1/embeddings", json={"model": "m", "input": text}) for text in texts)
             return list(await asyncio.gather(*requests))
 
-    before = stats(embedder)["steps"]
+    before = embedder.stats()["steps"]
     answers = asyncio.run(burst())
     assert {answer.status_code for answer in answers} == {200}
     for text, answer in zip(texts, answers, strict=True):
         vector = np.array(answer.json()["data"][0]["embedding"], dtype=np.float32)
         assert float(vector @ embed(bert, text)) >= 0.9999
-    assert stats(embedder)["steps"] - before < len(texts)
+    assert embedder.stats()["steps"] - before < len(texts)
 
 
 @pytest.mark.parametrize(
@@ -209,22 +192,22 @@ def test_tokens_come_and_go(embedder: WorkerProcess, bert: Bert) -> None:
 
 
 def test_a_client_that_hangs_up_leaves_nothing_to_compute(embedder: WorkerProcess) -> None:
-    before = stats(embedder)["cancelled"]
+    before = embedder.stats()["cancelled"]
     body = json.dumps({"model": "m", "input": ["cat " * 120] * 2048}).encode()
     head = f"POST /v1/embeddings HTTP/1.1\r\nHost: w\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(embedder.socket))
         client.sendall(head.encode() + body)
-        until(lambda: stats(embedder)["waiting"] > 0)
-    until(lambda: stats(embedder)["waiting"] == stats(embedder)["running"] == 0)
-    assert stats(embedder)["cancelled"] == before + 1
+        until(lambda: embedder.stats()["waiting"] > 0)
+    until(lambda: embedder.stats()["waiting"] == embedder.stats()["running"] == 0)
+    assert embedder.stats()["cancelled"] == before + 1
 
 
 def test_a_decoder_embeds_each_text_as_if_it_were_alone(tmp_path: Path) -> None:
     """Its cache holds the texts of one step side by side, and those of no other step."""
     path = write_tiny_model(tmp_path / "decoder.gguf", context=CONTEXT, pooling=gguf.PoolingType.LAST)
     texts = [f"{number} hello the world" * (1 + number % 5) for number in range(80)]
-    with running(path) as worker:
+    with running(path, EMBEDS) as [worker]:
         alone = np.concatenate([vectors(worker, text) for text in texts])
         together = vectors(worker, texts)
     assert np.einsum("ij,ij->i", alone, together).min() >= 0.999
@@ -307,5 +290,5 @@ def test_a_classifier_is_no_ranking_model(bert: Bert, tmp_path: Path) -> None:
         weights[name] = np.concatenate([weights[name]] * 3)
     model = Bert(weights, bert.vocabulary, bert.heads)
     path = write_bert(tmp_path / "classes.gguf", model, pooling=gguf.PoolingType.RANK, labels=("bad", "so", "good"))
-    with pytest.raises(RuntimeError, match="classifier with 3 outputs"), running(path):
+    with pytest.raises(RuntimeError, match="classifier with 3 outputs"), running(path, EMBEDS):
         pass

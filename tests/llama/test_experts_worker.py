@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmserve.store.inspection import inspect_model
-from tests.llama.conftest import CONTEXT, WorkerProcess, tiny_plan
+from tests.llama.conftest import CONTEXT, running, tiny_plan
 from tests.tiny_gguf import EMBEDDING_LENGTH, FEED_FORWARD_LENGTH, write_tiny_model
 
 EXPERTS = 4
@@ -21,16 +20,8 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answer(model: Path, experts_in_ram: int) -> Any:
-    with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        worker = WorkerProcess(Path(folder), model, tiny_plan(experts_in_ram=experts_in_ram))
-        try:
-            worker.wait_ready()
-            body = {"model": "m", "prompt": "hello world", "temperature": 0, "max_tokens": 16, "ignore_eos": True}
-            response = worker.client.post("/v1/completions", json=body)
-            assert response.status_code == 200, response.text
-            return response.json()["choices"][0]["text"]
-        finally:
-            worker.close()
+    with running(model, tiny_plan(experts_in_ram=experts_in_ram)) as [worker]:
+        return worker.complete("hello world", max_tokens=16)["choices"][0]["text"]
 
 
 def test_the_inspector_tells_experts_from_the_rest_of_a_layer(mixture: Path) -> None:

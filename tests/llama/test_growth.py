@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,7 @@ import pytest
 from llmserve.errors import InvalidModel, LlmserveError
 from llmserve.llama.growth import RETRY_SECONDS, Growth
 from llmserve.llama.kv_cache import Limits, UnifiedCache
-from tests.llama.conftest import CONTEXT, WorkerProcess, tiny_plan
-from tests.llama.test_drafted_worker import complete, stats
+from tests.llama.conftest import CONTEXT, WorkerProcess, running, tiny_plan
 from tests.llama.test_scheduler import Bench, alone
 from tests.llama.ties import assert_same_but_for_ties
 from tests.support import until
@@ -143,29 +141,17 @@ def test_a_shared_pool_does_not_grow() -> None:
 @pytest.fixture(scope="module")
 def workers(tiny_model: Path) -> Iterator[tuple[WorkerProcess, WorkerProcess]]:
     """One that is opened with two of eight streams, and one with all."""
-    started: list[WorkerProcess] = []
-    with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        try:
-            for streams in (2, 8):
-                place = Path(folder, str(streams))
-                place.mkdir()
-                plan = tiny_plan(kv_layout="split", kv_cells=8 * CONTEXT, first_streams=streams)
-                started.append(WorkerProcess(place, tiny_model, plan))
-            for worker in started:
-                worker.wait_ready()
-            growing, whole = started
-            yield growing, whole
-        finally:
-            for worker in started:
-                worker.close()
+    plans = [tiny_plan(kv_layout="split", kv_cells=8 * CONTEXT, first_streams=streams) for streams in (2, 8)]
+    with running(tiny_model, *plans) as [growing, whole]:
+        yield growing, whole
 
 
 def test_texts_that_a_growing_cache_moved_are_the_same(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
     growing, whole = workers
-    assert (stats(growing)["slots"], stats(whole)["slots"]) == (2, 8)
+    assert (growing.stats()["slots"], whole.stats()["slots"]) == (2, 8)
     prompts = [f"hello world {'the in ' * times}" for times in range(8)]
-    moved, still = (complete(worker, prompts, max_tokens=200, logprobs=2)["choices"] for worker in (growing, whole))
-    until(lambda: stats(growing)["slots"] == 8)
+    moved, still = (worker.complete(prompts, max_tokens=200, logprobs=2)["choices"] for worker in (growing, whole))
+    until(lambda: growing.stats()["slots"] == 8)
     assert len(moved) == len(prompts)
     for one, other in zip(moved, still, strict=True):
         assert_same_but_for_ties(one["logprobs"], other["logprobs"])

@@ -15,7 +15,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llmserve.openai.sse import EventParser
-from tests.llama.conftest import CONTEXT, NAME, WorkerProcess, tiny_plan
+from tests.llama.conftest import CONTEXT, NAME, WorkerProcess, running, tiny_plan
 from tests.llama.ties import assert_same_but_for_ties
 from tests.support import until
 from tests.tiny_gguf import BEGIN, END, write_tiny_model
@@ -62,11 +62,6 @@ def text(answer: dict[str, Any], choice: int = 0) -> str:
     body = answer["choices"][choice]
     content: str = body["message"]["content"] if "message" in body else body["text"]
     return content
-
-
-def stats(worker: WorkerProcess) -> dict[str, int]:
-    result: dict[str, int] = worker.client.get("/stats").json()
-    return result
 
 
 def test_a_whole_answer_is_openais(worker: WorkerProcess) -> None:
@@ -224,27 +219,24 @@ def test_i11_control_tokens_in_user_text_stay_text(worker: WorkerProcess, hostil
 
 
 def test_a_client_that_hangs_up_cancels_in_every_phase(worker: WorkerProcess) -> None:
-    before = stats(worker)["cancelled"]
+    before = worker.stats()["cancelled"]
     for read_first in (False, True):
         with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(worker.socket)), base_url="http://w") as client:
             body = {**complete("hello", max_tokens=200), "stream": True, "n": 8}
             with client.stream("POST", "/v1/completions", json=body) as response:
                 if read_first:
                     next(response.iter_raw())
-    until(lambda: stats(worker)["running"] == stats(worker)["waiting"] == 0)
-    assert stats(worker)["cancelled"] >= before + 1
+    until(lambda: worker.stats()["running"] == worker.stats()["waiting"] == 0)
+    assert worker.stats()["cancelled"] >= before + 1
 
 
 def test_what_the_file_recommends_holds_where_the_request_states_nothing(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "cold.gguf", context=CONTEXT, temperature=0.0)
-    with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        cold = WorkerProcess(Path(folder), model, tiny_plan())
-        cold.wait_ready()
+    with running(model, tiny_plan()) as [cold]:
         unstated = {name: value for name, value in complete("hello", seed=5).items() if name != "temperature"}
         greedy = text(post(cold, complete("hello")))
         assert text(post(cold, unstated)) == greedy
         assert text(post(cold, {**unstated, "temperature": 1})) != greedy
-        cold.close()
 
 
 @pytest.mark.parametrize(
@@ -269,15 +261,12 @@ def test_every_way_of_choosing_reaches_the_sampler(worker: WorkerProcess, fields
 def test_more_than_the_cache_holds_is_preempted_and_nobody_is_cut_short(tiny_model: Path) -> None:
     """That the text is the same too is shown over the fake cache: recomputing a prompt in other batches rounds
     differently in the real kernels, which a model of random weights makes visible."""
-    with tempfile.TemporaryDirectory(prefix="llm") as folder:
-        small = WorkerProcess(Path(folder), tiny_model, tiny_plan(kv_cells=256, context=200))
-        small.wait_ready()
+    with running(tiny_model, tiny_plan(kv_cells=256, context=200)) as [small]:
         bodies = [complete(f"{number} hello the world", max_tokens=100) for number in range(8)]
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(lambda body: post(small, body), bodies))
         assert {answer["usage"]["completion_tokens"] for answer in together} == {100}
-        assert stats(small)["preemptions"] > 0
-        small.close()
+        assert small.stats()["preemptions"] > 0
 
 
 def test_a_worker_ends_with_its_standard_input(tiny_model: Path) -> None:
