@@ -116,6 +116,9 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self._headers]
+            if self._body_pending:
+                # The server will cut the connection instead of reading what nobody wants.
+                message["headers"].append((b"connection", b"close"))
         await self._send(message)
 
     async def fail(self, error: LlmserveError, more_headers: HeaderList | None = None) -> None:
@@ -124,7 +127,5 @@ class _Exchange:
             return
         body = self._error_body(self._scope, error)
         headers = [*json_headers(body), *error_headers(error), *(more_headers or ())]
-        if self._body_pending:
-            headers.append((b"connection", b"close"))
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})

@@ -106,6 +106,7 @@ class ResponsesRoutes:
     async def cancel(self, request: Request) -> Response:
         """End a response that is written in the background; one that has ended stays as it is."""
         id = request.path_params["id"]
+        await request.body()  # It says nothing, but a client that sends one goes on with its connection.
         background = self._background.get(id)
         if background is not None:
             await background.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from llmserve.api.ollama import greeting_route
 from llmserve.api.openapi import BODIES
 from llmserve.errors import TooManyRequests
 from llmserve.settings import Settings
-from tests.api.fakes import MODEL, Served, every_route, wait_until
+from tests.api.fakes import MODEL, Served, every_route, read_answer, wait_until
 
 HELLO = {"role": "user", "content": "hi"}
 # How a request of each dialect asks for an answer, streamed or not.
@@ -276,6 +277,20 @@ def test_a_response_in_the_background(client: httpx2.Client, tmp_path: Path) -> 
     assert client.post(f"{path}/cancel", json={}).json()["status"] == "completed"
     # Its events can be had until whoever writes it has let go of it, which is just after it is stored.
     wait_until(lambda: client.get(path, params={"stream": "true"}).status_code == 400)
+
+
+def test_a_body_that_says_nothing_may_come_late(gateway: Served, client: httpx2.Client) -> None:
+    """The connection goes on: the next request on it is answered."""
+    kept = create(client, background=True, input="x")
+    path = f"/v1/responses/{kept['id']}"
+    with gateway.connect() as connection:
+        head = gateway.head("POST", f"{path}/cancel", "Content-Type: application/json", "Content-Length: 2")
+        connection.sendall(head)
+        assert not select.select([connection], [], [], 0.05)[0]
+        connection.sendall(b"{}")
+        assert read_answer(connection).status == 200
+        connection.sendall(gateway.head("GET", path))
+        assert read_answer(connection).status == 200
 
 
 def test_a_response_in_the_background_is_cancelled(gateway: Served, client: httpx2.Client) -> None:

@@ -397,6 +397,12 @@ def test_a_refused_request_with_an_unread_body_ends_the_connection(open_gateway:
         assert refused(connection).status == 405
 
 
+def test_an_answered_request_with_an_unread_body_ends_the_connection(open_gateway: Served) -> None:
+    with open_gateway.connect() as connection:
+        connection.sendall(open_gateway.head("GET", "/health", JSON, "Content-Length: 50"))
+        assert refused(connection).status == 200
+
+
 def test_a_refused_request_that_was_read_keeps_the_connection(open_gateway: Served) -> None:
     with open_gateway.connect() as connection:
         for _ in range(2):
