@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,11 @@ class Chunk:
     def tokens(self) -> list[int]:
         own = self.sequence.tokens[self.start : self.start + self.count - len(self.draft)]
         return [*own, *self.draft] if self.draft else own
+
+    def cut(self, count: int) -> tuple[Chunk, Chunk]:
+        """Its first `count` tokens, and the others; for one without a draft."""
+        rest = replace(self, start=self.start + count, count=self.count - count)
+        return replace(self, count=count, sample=False), rest
 
     @property
     def rows(self) -> int:

@@ -19,6 +19,7 @@ from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Keep, Operati
 from llmserve.llama.native_context import NativeContext
 from llmserve.llama.native_model import is_cuttable, load_model, log_warnings_only
 from llmserve.llama.sequence import Sequence
+from llmserve.llama.stream_calls import calls
 from llmserve.llama.thread_governor import governor_of_this_process
 from llmserve.llama.vocabulary import Vocabulary
 from llmserve.types import EnginePlan
@@ -127,23 +128,17 @@ class Runner:
             self._threads = threads
 
     def _compute_apart(self, chunks: list[Chunk]) -> npt.NDArray[np.float32]:
-        """Compute chunks of streams: all that are equally long at once.
-
-        llama.cpp cuts a batch over several streams into pieces of equal length; chunks of different lengths would
-        leave a pass over all the weights for every remainder.
-        """
-        calls: dict[int, list[Chunk]] = {}
-        for chunk in chunks:
-            calls.setdefault(chunk.count, []).append(chunk)
-        if len(calls) == 1:
-            return self._context.compute(chunks)
-        rows: dict[int, npt.NDArray[np.float32]] = {}
-        for _, call in sorted(calls.items()):
+        """Compute chunks of streams in as few passes over the weights as it takes."""
+        pieces = calls(chunks)
+        if len(pieces) == 1:
+            return self._context.compute(pieces[0])
+        rows: dict[int, list[npt.NDArray[np.float32]]] = {chunk.slot: [] for chunk in chunks}
+        for call in pieces:
             logits, first = self._context.compute(call).copy(), 0
             for chunk in call:
-                rows[chunk.slot] = logits[first : first + chunk.rows]
+                rows[chunk.slot].append(logits[first : first + chunk.rows])
                 first += chunk.rows
-        return np.concatenate([rows[chunk.slot] for chunk in chunks])
+        return np.concatenate([part for chunk in chunks for part in rows[chunk.slot]])
 
     def _carry_out(self, operation: Operation) -> None:
         match operation:

@@ -21,11 +21,14 @@ from llmserve.llama.kv_cache import WORTHWHILE_PREFIX, KvCache
 from llmserve.llama.prefix_tree import common_prefix
 from llmserve.llama.sequence import Phase, Sequence
 from llmserve.llama.step_budget import StepBudget
+from llmserve.llama.stream_calls import gaps
 
 # Free cells a preempted sequence needs beyond its own tokens, per running one, so that it does not leave again at once.
 READMISSION_RESERVE = 8
 # Of several prompts being computed, the oldest goes first in one of so many steps.
 OLDEST_FIRST_EVERY = 3
+# Prompts that take a token each to join two that write cost less than another pass over the weights up to so many.
+LONGEST_BRIDGE = 8
 
 
 class Scheduler:
@@ -81,6 +84,7 @@ class Scheduler:
         prompts: list[Chunk] = []
         if len(decoding) < len(self._running):
             prompts = self._prefill_chunks(decoding, self._prefill_budget(len(decoding)))
+            prompts += self._bridges(decoding, prompts)
         drafts = [()] * len(decoding) if prompts else self._drafts(decoding)
         chunks = [
             Chunk(sequence, _slot(sequence), sequence.computed, 1 + len(draft), True, draft=draft)
@@ -249,6 +253,23 @@ class Scheduler:
             self._preempt(max(prompts, key=lambda sequence: sequence.age))
             return self._prefill_chunks(decoding, budget)
         return chunks
+
+    def _bridges(self, decoding: list[Sequence], chunks: list[Chunk]) -> list[Chunk]:
+        """One token of each prompt that rests in this step and lies between two streams that write.
+
+        So these are neighbours, and computed in one pass over the weights instead of two.
+        """
+        if not self.cache.separate_streams:
+            return []
+        prompts = {_slot(sequence): sequence for sequence in self._running if sequence.pending > 1}
+        moving = {chunk.slot for chunk in chunks}
+        return [
+            Chunk(prompts[slot], slot, prompts[slot].computed, 1, sample=False, scored=prompts[slot].scores_prompt)
+            for gap in gaps(map(_slot, decoding))
+            if len(gap) <= LONGEST_BRIDGE and prompts.keys() >= set(gap)
+            for slot in gap
+            if slot not in moving
+        ]
 
     def _in_turn(self, prompts: list[Sequence]) -> list[Sequence]:
         """Shortest remainder first, which keeps the mean wait short; in every few steps the oldest goes before it, so
