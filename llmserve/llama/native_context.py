@@ -92,8 +92,9 @@ class NativeContext:
         rows = ctypes.cast(llama_cpp.llama_get_logits(self._handle), ctypes.POINTER(ctypes.c_float))
         return np.ctypeslib.as_array(rows, shape=(outputs, self._vocabulary))
 
-    def is_empty(self, slot: int) -> bool:
-        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) < 0
+    def length(self, slot: int) -> int:
+        """Tokens that `slot` holds."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def cut(self, slot: int, length: int) -> None:
         """Remove what `slot` holds behind its first `length` tokens, if anything."""

@@ -19,7 +19,7 @@ from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Keep, Operati
 from llmserve.llama.native_context import NativeContext
 from llmserve.llama.native_model import is_cuttable, load_model, log_warnings_only
 from llmserve.llama.sequence import Sequence
-from llmserve.llama.stream_calls import calls
+from llmserve.llama.stream_calls import calls, padding
 from llmserve.llama.thread_governor import governor_of_this_process
 from llmserve.llama.vocabulary import Vocabulary
 from llmserve.types import EnginePlan
@@ -49,6 +49,8 @@ class Runner:
         # Whether a thread is opening another context meanwhile.
         self._opening = False
         self._context = self.open_context(slots)
+        # What is computed for nobody: a token at any place.
+        self._filler = Sequence([0] * self._context.longest, self._context.longest, self._context.longest)
 
     @property
     def cells(self) -> int:
@@ -131,14 +133,36 @@ class Runner:
         """Compute chunks of streams in as few passes over the weights as it takes."""
         pieces = calls(chunks)
         if len(pieces) == 1:
-            return self._context.compute(pieces[0])
-        rows: dict[int, list[npt.NDArray[np.float32]]] = {chunk.slot: [] for chunk in chunks}
+            return self._compute_equal(pieces[0])
+        place, places = 0, {}
+        for chunk in chunks:
+            places[chunk.slot] = place
+            place += chunk.rows
+        rows = np.empty((place, self.vocabulary.size), dtype=np.float32)
         for call in pieces:
-            logits, first = self._context.compute(call).copy(), 0
+            logits, first = self._compute_equal(call), 0
             for chunk in call:
-                rows[chunk.slot].append(logits[first : first + chunk.rows])
+                place = places[chunk.slot]
+                rows[place : place + chunk.rows] = logits[first : first + chunk.rows]
+                places[chunk.slot] += chunk.rows
                 first += chunk.rows
-        return np.concatenate([part for chunk in chunks for part in rows[chunk.slot]])
+        return rows
+
+    def _compute_equal(self, call: list[Chunk]) -> npt.NDArray[np.float32]:
+        """Compute chunks of one length; beside single tokens others, forgotten at once, where that is cheaper."""
+        if call[0].count > 1 or not self.cuttable:
+            return self._context.compute(call)
+        context = self._context
+
+        def is_free(slot: int) -> bool:
+            return 0 <= slot < context.slots and context.length(slot) < context.longest
+
+        slots = padding([chunk.slot for chunk in call], is_free)
+        fillers = [Chunk(self._filler, slot, context.length(slot), 1, sample=False) for slot in slots]
+        logits = context.compute(sorted([*call, *fillers], key=lambda chunk: chunk.slot) if fillers else call)
+        for filler in fillers:
+            context.cut(filler.slot, filler.start)
+        return logits
 
     def _carry_out(self, operation: Operation) -> None:
         match operation:
@@ -188,7 +212,7 @@ class Runner:
                 context.apply_adapters(self._adapters)
             context.set_threads(self._threads)
             for slot in range(self._context.slots):
-                if not self._context.is_empty(slot):
+                if self._context.length(slot):
                     context.write_state(slot, self._context.read_state(slot))
         except LlmserveError:
             context.close()

@@ -29,6 +29,8 @@ READMISSION_RESERVE = 8
 OLDEST_FIRST_EVERY = 3
 # Prompts that take a token each to join two that write cost less than another pass over the weights up to so many.
 LONGEST_BRIDGE = 8
+# Prompts of up to so many tokens are not cut where others move on too: each piece is a pass over the weights.
+UNCUT_TOKENS = 128
 
 
 class Scheduler:
@@ -231,6 +233,9 @@ class Scheduler:
         for sequence in prompts:
             # Beside the spare rows there is one for each running sequence.
             count = min(sequence.pending, budget, rows + 1 if sequence.scores_prompt else budget)
+            if chunks and count < sequence.pending <= UNCUT_TOKENS and not sequence.scores_prompt:
+                room = self._budget.batch - promised
+                count = sequence.pending if 2 * count >= sequence.pending <= room else 0
             if not self.cache.make_room(promised + count):
                 count = min(count, self.cache.cells_free - promised)
             if count <= 0:
@@ -263,13 +268,17 @@ class Scheduler:
             return []
         prompts = {_slot(sequence): sequence for sequence in self._running if sequence.pending > 1}
         moving = {chunk.slot for chunk in chunks}
-        return [
-            Chunk(prompts[slot], slot, prompts[slot].computed, 1, sample=False, scored=prompts[slot].scores_prompt)
-            for gap in gaps(map(_slot, decoding))
-            if len(gap) <= LONGEST_BRIDGE and prompts.keys() >= set(gap)
-            for slot in gap
-            if slot not in moving
-        ]
+        room = self._budget.batch - len(decoding) - sum(chunk.count for chunk in chunks)
+        bridges: list[Chunk] = []
+        for gap in gaps(map(_slot, decoding)):
+            resting = [slot for slot in gap if slot not in moving]
+            if len(gap) > LONGEST_BRIDGE or len(resting) > room or not prompts.keys() >= set(gap):
+                continue
+            room -= len(resting)
+            for slot in resting:
+                sequence = prompts[slot]
+                bridges.append(Chunk(sequence, slot, sequence.computed, 1, False, scored=sequence.scores_prompt))
+        return bridges
 
     def _in_turn(self, prompts: list[Sequence]) -> list[Sequence]:
         """Shortest remainder first, which keeps the mean wait short; in every few steps the oldest goes before it, so

@@ -11,9 +11,11 @@ from __future__ import annotations
 from llmserve.llama.batch import Copy, Drop
 from llmserve.llama.kv_cache import WORTHWHILE_PREFIX, KvCache, Limits
 from llmserve.llama.prefix_tree import common_prefix
+from llmserve.llama.stream_calls import WIDEST_PADDED_GAP, gaps
 
-# Steps that running slots may lie apart before one is moved: a request that arrives meanwhile fills the gap for free.
-_PATIENCE_STEPS = 2
+# A slot is moved once running ones, lying apart, have cost so many rows, which is about what a move costs: a request
+# that arrives before that fills the gap for free.
+_MOVE_ROWS = 8
 
 
 class SplitCache(KvCache):
@@ -23,7 +25,7 @@ class SplitCache(KvCache):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self._scattered_steps = 0
+        self._wasted_rows = 0
 
     @property
     def longest(self) -> int:
@@ -63,20 +65,21 @@ class SplitCache(KvCache):
         return slot, match.length
 
     def compact(self) -> tuple[int, int] | None:
-        groups = _groups(self._held)
-        self._scattered_steps = self._scattered_steps + 1 if groups > 1 else 0
-        if self._scattered_steps < _PATIENCE_STEPS:
+        wasted = _wasted_rows(self._held)
+        self._wasted_rows = self._wasted_rows + wasted if wasted else 0
+        if self._wasted_rows < _MOVE_ROWS:
             return None
+        self._wasted_rows = 0
         moves = [(source, target) for source in self._held for target in self._free | self._idle.keys()]
         if not moves:
             return None
 
         def cost(move: tuple[int, int]) -> tuple[int, int, bool]:
             source, target = move
-            return _groups(self._held - {source} | {target}), self._tree.length(source), target in self._idle
+            return _wasted_rows(self._held - {source} | {target}), self._tree.length(source), target in self._idle
 
         source, target = best = min(moves, key=cost)
-        if cost(best)[0] >= groups or self._tree.length(source) == 0:
+        if cost(best)[0] >= wasted or self._tree.length(source) == 0:
             return None
         if target in self._idle:
             self._evict(target)
@@ -92,7 +95,7 @@ class SplitCache(KvCache):
         oldest = {slot: age for age, slot in enumerate(self._idle)}
 
         def cost(slot: int) -> tuple[int, bool, int, int]:
-            return _groups(self._held | {slot}), slot != preferred, oldest.get(slot, -1), slot
+            return _wasted_rows(self._held | {slot}), slot != preferred, oldest.get(slot, -1), slot
 
         return min(self._free | self._idle.keys(), key=cost)
 
@@ -129,6 +132,6 @@ class SplitCache(KvCache):
             self._idle.move_to_end(source)
 
 
-def _groups(slots: set[int]) -> int:
-    """How many runs of neighbours there are."""
-    return sum(slot - 1 not in slots for slot in slots)
+def _wasted_rows(slots: set[int]) -> int:
+    """What a step of one token for each slot costs beyond its rows: gaps are filled, or take a pass of their own."""
+    return sum(min(len(gap), WIDEST_PADDED_GAP + 1) for gap in gaps(slots))
