@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmserve.llama.sequence import Sequence as TokenSequence
-from llmserve.llama.speculation import StepCost
+from llmserve.llama.speculation import StepCost, may_pay
 
 
 class Drafting:
@@ -24,6 +24,8 @@ class Drafting:
         if not decoding:
             return []
         price = self._cost.price(len(decoding))
+        if not may_pay(price):
+            return [()] * len(decoding)
         drafts: list[tuple[int, ...]] = []
         for sequence in decoding:
             draft = self._draft(sequence, price, room)

@@ -59,6 +59,11 @@ class StepCost:
         return min(1.0, per_row * decoding / step) if step > 0 else 1.0
 
 
+def may_pay(price: float) -> bool:
+    """Whether a guess that is certainly right would be worth a row that costs `price` tokens."""
+    return price * _MARGIN < 1
+
+
 class Acceptance:
     """How often one sequence's drafted tokens were right, recently."""
 

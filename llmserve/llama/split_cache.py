@@ -65,8 +65,11 @@ class SplitCache(KvCache):
         return slot, match.length
 
     def compact(self) -> tuple[int, int] | None:
+        if not self._held or max(self._held) - min(self._held) + 1 == len(self._held):
+            self._wasted_rows = 0
+            return None
         wasted = _wasted_rows(self._held)
-        self._wasted_rows = self._wasted_rows + wasted if wasted else 0
+        self._wasted_rows += wasted
         if self._wasted_rows < _MOVE_ROWS:
             return None
         self._wasted_rows = 0

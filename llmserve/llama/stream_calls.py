@@ -6,7 +6,7 @@ piece is a pass over all the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from llmserve.llama.batch import Chunk
@@ -24,16 +24,18 @@ def gaps(slots: Iterable[int]) -> list[range]:
 
 
 def calls(chunks: list[Chunk]) -> list[list[Chunk]]:
-    """Chunks that are equally long together, the shortest first; each call in order of slots.
+    """Chunks, which are in order of slots and so in each call: equally long ones together, the shortest first.
 
     A long one in a slot between single tokens is cut after its first token, which makes neighbours of those.
     """
+    if len({chunk.count for chunk in chunks}) == 1:
+        return [chunks]
     of_slot = {chunk.slot: chunk for chunk in chunks}
     single = {chunk.slot for chunk in chunks if chunk.count == 1}
     joining = {slot for gap in gaps(single) if all(_can_be_cut(of_slot.get(slot)) for slot in gap) for slot in gap}
     first: list[Chunk] = []
     others: dict[int, list[Chunk]] = {}
-    for chunk in sorted(chunks, key=lambda chunk: chunk.slot):
+    for chunk in chunks:
         if chunk.slot in single:
             first.append(chunk)
             continue
@@ -44,16 +46,18 @@ def calls(chunks: list[Chunk]) -> list[list[Chunk]]:
     return [call for call in (first, *(others[count] for count in sorted(others))) if call]
 
 
-def padding(slots: Collection[int], is_free: Callable[[int], bool]) -> list[int]:
-    """The slots in which a token that is forgotten at once makes a step of one token for each of `slots` cheaper.
+def padding(slots: Sequence[int], is_free: Callable[[int], bool]) -> list[int]:
+    """Where a token that is forgotten at once makes a step of one token for each of `slots`, in order, cheaper.
 
     It joins neighbours, or completes a tile of rows. `is_free` says whether a slot may have one.
     """
+    if slots[-1] - slots[0] + 1 == len(slots) and len(slots) % ROW_TILE != ROW_TILE - 1:
+        return []
     widest = min(WIDEST_PADDED_GAP, len(slots) // ROW_TILE)
     added = [slot for gap in gaps(slots) if len(gap) <= widest and all(map(is_free, gap)) for slot in gap]
     rows = len(slots) + len(added)
     if rows > ROW_TILE and rows % ROW_TILE == ROW_TILE - 1:
-        added += [slot for slot in (max(slots) + 1, min(slots) - 1) if is_free(slot)][:1]
+        added += [slot for slot in (slots[-1] + 1, slots[0] - 1) if is_free(slot)][:1]
     return sorted(added)
 
 

@@ -270,6 +270,40 @@ def test_running_slots_stay_neighbours_so_that_a_step_is_one_pass() -> None:
     assert [writer.tokens for writer in writers] == [alone(writer.tokens[:2], writer.generated) for writer in writers]
 
 
+def test_a_resting_prompt_between_writers_joins_them_with_a_token() -> None:
+    bench = Bench(limits(parallel=4, slots=5, cells=2000), split=True, seconds_per_token=0.01)
+    bench.add([9, 9], 5)
+    bench.run()  # so that it is known what a step without prompts takes
+    prompts = [[1, 1], [2] * 250, [3] * 200, [4, 4]]
+    left, longer, shorter, right = sequences = [bench.add(prompt, 60) for prompt in prompts]
+    while min(left.generated, right.generated) < 2:
+        bench.step()
+    counts = set()
+    while shorter.pending > 60:
+        bench.step()
+        chunks = {chunk.sequence: chunk for chunk in bench.batches[-1]}
+        assert chunks.keys() == set(sequences)
+        counts.add(chunks[longer].count)
+    # The shorter one goes first: the longer rests most of the time, but for this.
+    assert 1 in counts
+    bench.run()
+    assert [sequence.tokens for sequence in sequences] == [alone(prompt, 60) for prompt in prompts]
+
+
+def test_a_short_prompt_is_not_cut_beside_others() -> None:
+    bench = Bench(limits(parallel=5, slots=5, cells=1000), split=True, seconds_per_token=0.01)
+    writer = bench.add([9, 9], 60)
+    while writer.generated < 3:
+        bench.step()
+    prompts = [[n] * 12 for n in range(4)]
+    sequences = [bench.add(prompt, 3) for prompt in prompts]
+    seen = len(bench.batches)
+    bench.run()
+    counts = [chunk.count for batch in bench.batches[seen:] for chunk in batch if chunk.sequence in sequences]
+    assert [count for count in counts if count > 1] == [12] * 4
+    assert [sequence.tokens for sequence in sequences] == [alone(prompt, 3) for prompt in prompts]
+
+
 def test_a_stream_takes_a_copy_of_a_prefix_that_runs_elsewhere() -> None:
     bench = Bench(limits(parallel=4, slots=4, cells=400), split=True)
     stem = list(range(30))
