@@ -143,9 +143,12 @@ class Engine(StepThread[Job]):
         batch = self._scheduler.next_batch()
         if self.growth is not None:
             self.growth.consider()
+        before = time.monotonic()
+        # Here and not after sampling: the event loop works on it while this thread computes, and not while both want
+        # the interpreter.
+        self._send(before)
         if batch is None:
             return
-        before = time.monotonic()
         for chunk in batch.chunks:
             generation = self._owners[chunk.sequence][1]
             if generation.started is None:
@@ -165,7 +168,8 @@ class Engine(StepThread[Job]):
         self.counters.step_seconds += now - before
         self.counters.prompt_tokens += batch.prefill
         self._sample(batch, logits, now)
-        self._send(now)
+        if self._scheduler.idle:
+            self._send(now)
 
     def _sample(self, batch: Batch, logits: npt.NDArray[np.float32], now: float) -> None:
         """Score prompts, and let every sequence write that can. `logits`: float32 [rows of all chunks, vocabulary]."""

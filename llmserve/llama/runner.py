@@ -116,12 +116,13 @@ class Runner:
         if not batch.chunks:
             return np.empty((0, self.vocabulary.size), dtype=np.float32)
         self._share_processors()
-        if self._unified:
-            return self._context.compute(batch.chunks)
-        return self._compute_apart(batch.chunks)
+        logits = self._context.compute(batch.chunks) if self._unified else self._compute_apart(batch.chunks)
+        # Here, where hardly anybody else wants the interpreter, which reading the system's figures lets go.
+        self._governor.observe(time.monotonic())
+        return logits
 
     def _share_processors(self) -> None:
-        threads = self._governor.observe(time.monotonic())
+        threads = self._governor.threads
         if self._opening:
             # Clearing memory keeps a processor busy, and threads that have to share one hold up all the others.
             threads = max(1, min(threads, self._plan.threads - 1))
