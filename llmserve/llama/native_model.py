@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,11 @@ import llama_cpp
 
 from llmserve.errors import InvalidModel
 from llmserve.types import EnginePlan
+
+FILE_TYPE = "general.file_type"
+# llama.cpp's numbers of the file types whose weights ggml lays out anew for a CPU: Q4_0, Q4_K_S, Q4_K_M and IQ4_NL.
+_REPACKED = frozenset({"2", "14", "15", "25"})
+_ROW_TILE = 4
 
 # ggml's log levels from here on are warnings and errors.
 _WARN = 3
@@ -72,6 +77,11 @@ def is_cuttable(model: Any) -> bool:
         or llama_cpp.llama_model_is_hybrid(model)
         or llama_cpp.llama_model_n_swa(model) > 0
     )
+
+
+def row_tile(metadata: Mapping[str, str]) -> int:
+    """How many rows ggml's CPU kernels take at once for the weights of a file with this metadata; 1: each by itself."""
+    return _ROW_TILE if metadata.get(FILE_TYPE) in _REPACKED else 1
 
 
 def log_warnings_only() -> Any:

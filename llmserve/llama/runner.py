@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from llmserve.errors import InvalidModel, LlmserveError
 from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Keep, Operation, Restore, Save, Trim
+from llmserve.llama.fillers import Fillers
 from llmserve.llama.native_context import NativeContext
-from llmserve.llama.native_model import is_cuttable, load_model, log_warnings_only
+from llmserve.llama.native_model import FILE_TYPE, is_cuttable, load_model, log_warnings_only, row_tile
 from llmserve.llama.sequence import Sequence
-from llmserve.llama.stream_calls import calls, padding
+from llmserve.llama.stream_calls import calls
 from llmserve.llama.thread_governor import governor_of_this_process
 from llmserve.llama.vocabulary import Vocabulary
 from llmserve.types import EnginePlan
@@ -49,8 +50,8 @@ class Runner:
         # Whether a thread is opening another context meanwhile.
         self._opening = False
         self._context = self.open_context(slots)
-        # What is computed for nobody: a token at any place.
-        self._filler = Sequence([0] * self._context.longest, self._context.longest, self._context.longest)
+        tile = row_tile(self.metadata([FILE_TYPE])) if plan.devices == ("cpu",) else 1
+        self._fillers = Fillers(tile, self._context.longest, min(plan.batch, plan.micro_batch))
 
     @property
     def cells(self) -> int:
@@ -150,17 +151,12 @@ class Runner:
         return rows
 
     def _compute_equal(self, call: list[Chunk]) -> npt.NDArray[np.float32]:
-        """Compute chunks of one length; beside single tokens others, forgotten at once, where that is cheaper."""
-        if call[0].count > 1 or not self.cuttable:
-            return self._context.compute(call)
+        """Compute chunks of one length, and what makes that cheaper."""
         context = self._context
-
-        def is_free(slot: int) -> bool:
-            return 0 <= slot < context.slots and context.length(slot) < context.longest
-
-        slots = padding([chunk.slot for chunk in call], is_free)
-        fillers = [Chunk(self._filler, slot, context.length(slot), 1, sample=False) for slot in slots]
-        logits = context.compute(sorted([*call, *fillers], key=lambda chunk: chunk.slot) if fillers else call)
+        fillers = self._fillers.beside(call, context.slots, context.length) if self.cuttable else []
+        if not fillers:
+            return context.compute(call)
+        logits = context.compute(sorted([*call, *fillers], key=lambda chunk: (chunk.slot, chunk.start)))
         for filler in fillers:
             context.cut(filler.slot, filler.start)
         return logits

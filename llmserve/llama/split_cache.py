@@ -9,9 +9,10 @@ prefix is shared by copying its bytes.
 from __future__ import annotations
 
 from llmserve.llama.batch import Copy, Drop
+from llmserve.llama.fillers import WIDEST_FILLED_GAP
 from llmserve.llama.kv_cache import WORTHWHILE_PREFIX, KvCache, Limits
 from llmserve.llama.prefix_tree import common_prefix
-from llmserve.llama.stream_calls import WIDEST_PADDED_GAP, gaps
+from llmserve.llama.stream_calls import gaps
 
 # A slot is moved once running ones, lying apart, have cost so many rows, which is about what a move costs: a request
 # that arrives before that fills the gap for free.
@@ -137,4 +138,4 @@ class SplitCache(KvCache):
 
 def _wasted_rows(slots: set[int]) -> int:
     """What a step of one token for each slot costs beyond its rows: gaps are filled, or take a pass of their own."""
-    return sum(min(len(gap), WIDEST_PADDED_GAP + 1) for gap in gaps(slots))
+    return sum(min(len(gap), WIDEST_FILLED_GAP + 1) for gap in gaps(slots))

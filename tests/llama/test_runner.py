@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 
 from llmserve.llama.batch import Batch, Chunk, Keep, Operation, Restore, Save, Trim
+from llmserve.llama.native_context import NativeContext
 from llmserve.llama.runner import Runner
 from llmserve.llama.sequence import Sequence
-from llmserve.llama.stream_calls import padding
 from llmserve.types import KvLayout
 from tests.llama.conftest import CONTEXT, tiny_plan
 
@@ -52,36 +52,50 @@ def test_another_run_goes_on_from_a_saved_state_to_the_bit(
     np.testing.assert_array_equal(restored, decode(first, 3, following, length, cut))
 
 
-def test_a_token_for_nobody_leaves_nothing_behind(tiny_model: Path) -> None:
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
+    """The calls of llama.cpp, each with slot and length of what it computed, as if the weights were in tiles."""
+    seen: list[list[tuple[int, int]]] = []
+    compute = NativeContext.compute
+
+    def record(context: NativeContext, chunks: Tokens[Chunk]) -> npt.NDArray[np.float32]:
+        seen.append([(chunk.slot, chunk.count) for chunk in chunks])
+        return compute(context, chunks)
+
+    monkeypatch.setattr(NativeContext, "compute", record)
+    monkeypatch.setattr("llmserve.llama.runner.row_tile", lambda metadata: 4)
+    return seen
+
+
+def test_a_token_for_nobody_leaves_nothing_behind(tiny_model: Path, computed: list[list[tuple[int, int]]]) -> None:
     """Slots beside those that write hold what they held, and the rows are those of the writers."""
-    plan = tiny_plan(kv_layout="split", kv_cells=8 * CONTEXT)
-    runner = Runner(tiny_model, plan, 8)
-    sequences = [Sequence(TOKENS[slot : slot + 20], 19, 21) for slot in range(8)]
+    runner = Runner(tiny_model, tiny_plan(kv_layout="split", kv_cells=8 * CONTEXT), 8)
+    sequences = [Sequence(TOKENS[slot : slot + 21], 20, 22) for slot in range(8)]
     for slot, sequence in enumerate(sequences):
-        runner.decode(Batch(chunks=[Chunk(sequence, slot, 0, 19, sample=False)]))
+        runner.decode(Batch(chunks=[Chunk(sequence, slot, 0, 20, sample=False)]))
     before = [save(runner, slot) for slot in (3, 7)]
-    everybody = [Chunk(sequence, slot, 19, 1, sample=True) for slot, sequence in enumerate(sequences)]
-    # One gap to fill, and one row that a tile lacks.
-    assert padding([0, 1, 2, 4, 5, 6], lambda slot: slot < 8) == [3, 7]
+    everybody = [Chunk(sequence, slot, 20, 1, sample=True) for slot, sequence in enumerate(sequences)]
     logits = runner.decode(Batch(chunks=[chunk for chunk in everybody if chunk.slot not in (3, 7)])).copy()
+    assert computed[-1] == [(slot, 1) for slot in range(8)]
     for state, slot in zip(before, (3, 7), strict=True):
         np.testing.assert_array_equal(save(runner, slot), state)
-    for slot in range(8):
-        runner.decode(Batch([Trim(slot, 19)] if slot not in (3, 7) else []))
-    whole = runner.decode(Batch(chunks=everybody))
+    whole = runner.decode(Batch([Trim(slot, 20) for slot in range(8) if slot not in (3, 7)], everybody))
     np.testing.assert_array_equal(logits, np.delete(whole, (3, 7), axis=0))
 
 
-def test_a_slot_without_room_gets_no_token_for_nobody(tiny_model: Path) -> None:
-    plan = tiny_plan(kv_layout="split", kv_cells=8 * CONTEXT)
-    runner = Runner(tiny_model, plan, 8)
-    full = Sequence([5] * CONTEXT, CONTEXT, CONTEXT + 1)
-    for start in range(0, CONTEXT, 128):
-        runner.decode(Batch(chunks=[Chunk(full, 3, start, 128, sample=False)]))
-    writers = [Sequence([5, 6], 1, 9) for _ in range(8)]
-    logits = runner.decode(Batch(chunks=[Chunk(writers[slot], slot, 0, 1, sample=True) for slot in (0, 1, 2, 4, 5)]))
-    assert len(logits) == 5
-    assert np.isfinite(logits).all()
+def test_tokens_for_nobody_behind_a_prompt_leave_nothing_behind(
+    tiny_model: Path, computed: list[list[tuple[int, int]]]
+) -> None:
+    runner = Runner(tiny_model, tiny_plan(kv_layout="split", kv_cells=8 * CONTEXT), 8)
+    filled = decode(runner, 1, TOKENS[:23], 0)
+    assert computed == [[(1, 23), (1, 1)]]
+    following = decode(runner, 1, TOKENS[:24], 23)
+    # All 24 at once, in one call without any.
+    scored = Chunk(Sequence(TOKENS[:24], 24, 25), 2, 0, 24, sample=True, scored=True)
+    rows = runner.decode(Batch(chunks=[scored]))
+    assert computed[-1] == [(2, 24)]
+    np.testing.assert_allclose([filled, following], rows[22:], rtol=0, atol=1e-3)
+    assert np.abs(rows[22] - rows[23]).max() > 0.01
 
 
 def test_moving_to_a_larger_context_keeps_every_slot_to_the_bit(tiny_model: Path) -> None:

@@ -7,7 +7,7 @@ import random
 from llmserve.llama.batch import Chunk
 from llmserve.llama.sequence import Sequence
 from llmserve.llama.step_budget import ATTENTION_TILE
-from llmserve.llama.stream_calls import ROW_TILE, calls, gaps, padding
+from llmserve.llama.stream_calls import calls, gaps
 
 
 def chunk(slot: int, count: int, *, sample: bool = True, scored: bool = False, draft: tuple[int, ...] = ()) -> Chunk:
@@ -77,24 +77,3 @@ def test_any_chunks_are_computed_whole_and_in_order() -> None:
         assert passes(chunks) <= sum(
             1 + len(gaps(c.slot for c in chunks if c.count == n)) for n in {c.count for c in chunks}
         )
-
-
-def test_small_gaps_among_many_are_filled() -> None:
-    def free(slot: int) -> bool:
-        return 0 <= slot < 16
-
-    everybody = set(range(16))
-    assert padding(sorted(everybody - {7}), free) == [7]
-    assert padding(sorted(everybody - {4, 9, 10}), free) == [4, 9, 10]
-    assert padding(sorted(everybody - {4, 5, 6, 7}), free) == []
-    assert padding([0, 1, 2, 4], free) == [3]
-    assert padding([0, 1, 4], free) == []
-    assert padding(sorted(everybody - {7}), lambda slot: slot in everybody - {7}) == []
-
-
-def test_a_tile_that_lacks_one_row_is_completed() -> None:
-    for rows in range(1, 16):
-        added = padding(range(rows), lambda slot: 0 <= slot < 16)
-        assert added == ([rows] if rows > ROW_TILE and rows % ROW_TILE == ROW_TILE - 1 else [])
-    assert padding(range(1, 8), lambda slot: slot == 0) == [0]
-    assert padding(range(7), lambda slot: False) == []
