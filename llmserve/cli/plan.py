@@ -48,21 +48,16 @@ def command(model: str, as_json: bool, hardware: Path | None, **flags: Any) -> N
 
 def read_hardware(path: Path) -> HardwareInfo:
     """The machine that `path` describes. Raises `InvalidRequest` naming the field that is missing or wrong."""
-    from pydantic import ValidationError
-
-    from llmserve.types import HardwareInfo, from_json
+    from llmserve.types import HardwareInfo, InvalidJson, from_json
 
     try:
         return from_json(HardwareInfo, path.read_bytes())
     except OSError as error:
         raise InvalidRequest(f"cannot read the hardware file `{path}`: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        what = f"`{field}`: {first['msg']}" if field else first["msg"]
+    except InvalidJson as error:
         raise InvalidRequest(
-            f"`{path}` does not describe a machine: {what}",
-            param=field or None,
+            f"`{path}` does not describe a machine: {error}",
+            param=error.path or None,
             hint="`llmserve probe --json` prints the format",
         ) from error
 

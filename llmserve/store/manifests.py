@@ -246,8 +246,7 @@ def _load(path: Path) -> Manifest | None:
         if not all(is_plain_name(file.name) for file in manifest.files):
             raise ValueError("it names a file outside its directory")
     except ValueError as error:
-        # Only the first line: pydantic's messages quote the content after it.
-        reason = shown(str(error).partition("\n")[0])
+        reason = shown(str(error))
         raise InvalidModel(
             f"the manifest of `{shown(name)}` is damaged: {reason}",
             hint=f"remove it with `llmserve rm {shown(name)}` and pull the model again",

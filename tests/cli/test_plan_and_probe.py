@@ -81,10 +81,10 @@ def without(path: str, replacement: Any = None) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (without("cpu.usable_cpus"), "`cpu.usable_cpus`: Field required"),
-        (without("memory.total", "much"), "`memory.total`: Input should be a valid integer"),
-        (without("gpus", [{"device": "abacus"}]), "`gpus.0.device`: Input should be"),
-        (b"not json", "Invalid JSON"),
+        (without("cpu.usable_cpus"), "`cpu.usable_cpus`: it is missing"),
+        (without("memory.total", "much"), "`memory.total`: Expected `int | null`, got `str`"),
+        (without("gpus", [{"device": "abacus"}]), "`gpus[0].device`: Invalid enum value"),
+        (b"not json", "JSON is malformed"),
         (b"[]", "does not describe a machine"),
         (b"\xff", "does not describe a machine"),
         (None, "cannot read the hardware file"),
