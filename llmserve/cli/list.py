@@ -15,7 +15,7 @@ def command(as_json: bool) -> None:
     from llmserve.settings import load_settings
 
     store = open_store(load_settings())
-    models = store.list()
+    models, damaged_models = store.survey()
     if as_json:
         print_json(models)
     elif models:
@@ -33,5 +33,5 @@ def command(as_json: bool) -> None:
         print_table(rows, ("NAME", "ALIASES", "FORMAT", "QUANTIZATION", "SIZE", "PULLED"))
     else:
         talk("no model is installed; `llmserve pull MODEL` gets one")
-    for damaged in store.damaged():
+    for damaged in damaged_models:
         warn(f"`{damaged.name}` {damaged.reason}")

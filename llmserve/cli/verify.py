@@ -27,7 +27,8 @@ def command(models: tuple[str, ...], repair: bool, as_json: bool) -> int:
     store = open_store(load_settings())
     names = [known_or_damaged(store, model) for model in models]
     if not models:
-        names = sorted([*(model.name for model in store.list()), *(model.name for model in store.damaged())])
+        installed, damaged = store.survey()
+        names = sorted([*(model.name for model in installed), *(model.name for model in damaged)])
     verdicts = []
     with shown_progress() as report:
         for name in names:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from llmserve.errors import InvalidRequest, PullFailed
-from llmserve.planning.variant import VariantChoice, VariantOption, choose_variant
 from llmserve.store.blobs import Blobs, Expected
 from llmserve.store.catalog import Catalog, CatalogModel, Variant
 from llmserve.store.names import (
@@ -26,6 +26,9 @@ from llmserve.store.progress import Report
 from llmserve.store.quantizations import canonical_quantization
 from llmserve.store.sources.artifact import Artifact
 from llmserve.types import ModelFormat
+
+if TYPE_CHECKING:
+    from llmserve.planning.variant import VariantChoice, VariantOption
 
 _FORMATS: dict[str, ModelFormat] = {"llama.cpp": "gguf", "vllm": "safetensors"}
 # The number of parameters in a tag, of all experts: `8b`, `0.6b`, `135m`, `30b-a3b`.
@@ -98,6 +101,9 @@ def _in_catalog(
     if not asked and is_here(plain):
         # Already chosen, perhaps for other hardware: what is here stays what the name means.
         return Wanted(plain, entry.variants[0].reference, entry.variants[0].expected)
+    # Imported late: commands that only read what is here do not choose.
+    from llmserve.planning.variant import VariantChoice, choose_variant
+
     candidates = [variant for variant in entry.variants if _is_asked(variant, label, _format(options))]
     if not candidates:
         offered = ", ".join(f"{variant.quantization} ({variant.format})" for variant in entry.variants)
@@ -138,6 +144,8 @@ def _format(options: PullOptions) -> ModelFormat | None:
 
 
 def _option(entry: CatalogModel, variant: Variant) -> VariantOption:
+    from llmserve.planning.variant import VariantOption
+
     match = _PARAMETERS.match(entry.tag)
     scale = {"b": 1e9, "m": 1e6}
     parameters = int(float(match[1]) * scale[match[2]]) if match else None

@@ -86,14 +86,20 @@ class Store:
 
     def list(self) -> tuple[InstalledModel, ...]:
         """Every model that `find` would return, sorted by name."""
-        manifests, _ = self.manifests.read_all()
-        return tuple(self.installed(manifest) for manifest in manifests if not self.problem(manifest))
+        return self.survey()[0]
 
     def damaged(self) -> tuple[DamagedModel, ...]:
         """Every model in the store that `find` would refuse, and why."""
+        return self.survey()[1]
+
+    def survey(self) -> tuple[tuple[InstalledModel, ...], tuple[DamagedModel, ...]]:
+        """What `list` and `damaged` return, for one reading of the manifests."""
         manifests, unreadable = self.manifests.read_all()
-        changed = ((manifest, self.problem(manifest)) for manifest in manifests)
-        return unreadable + tuple(DamagedModel(manifest.name, problem) for manifest, problem in changed if problem)
+        problems = [(manifest, self.problem(manifest)) for manifest in manifests]
+        return (
+            tuple(self.installed(manifest) for manifest, problem in problems if not problem),
+            unreadable + tuple(DamagedModel(manifest.name, problem) for manifest, problem in problems if problem),
+        )
 
     def defaults(self, name: str) -> ChatDefaults:
         """What suits a model in a chat: what was stated when it was created, or else what the catalog says."""

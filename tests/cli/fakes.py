@@ -231,6 +231,9 @@ class FakeStore:
     def damaged(self) -> tuple[DamagedModel, ...]:
         return tuple(DamagedModel(name, problem) for name, problem in self.problems.items())
 
+    def survey(self) -> tuple[tuple[InstalledModel, ...], tuple[DamagedModel, ...]]:
+        return self.list(), self.damaged()
+
     def adopt(self, path: Path, progress: Callable[[PullProgress], None]) -> InstalledModel:
         self.adopted.append(path)
         if not path.exists():
