@@ -25,11 +25,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def llmserve(model: Path, home: Path, parallel: int) -> Iterator[Server]:
-    """`llmserve serve` as a user starts it, with a store of its own that knows the file by path."""
+def llmserve(model: Path, home: Path, parallel: int, *, prefix_disk: bool = False) -> Iterator[Server]:
+    """`llmserve serve` as a user starts it, with a store of its own that knows the file by path.
+
+    Without `prefix_disk` an earlier repetition does not help a later one.
+    """
     port = _free_port()
     environment = {**os.environ, "LLMSERVE_HOME": str(home), "LLMSERVE_CONFIG": str(home / "none.toml")}
-    environment["LLMSERVE_PREFIX_DISK"] = "0"  # an earlier repetition must not help a later one
+    if not prefix_disk:
+        environment["LLMSERVE_PREFIX_DISK"] = "0"
     argv = [sys.executable, "-P", "-m", "llmserve", "serve", "--port", str(port), "--parallel", str(parallel)]
     with _running([*argv, str(model)], environment, f"http://127.0.0.1:{port}/ready", home / "llmserve.log"):
         yield Server("llmserve", port, _served_name(port))
