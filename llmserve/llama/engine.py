@@ -184,11 +184,9 @@ class Engine(StepThread[Job]):
                 _score_prompt(generation, chunk, logits[start:end])
             if chunk.sample:
                 first = end - 1 - len(chunk.draft)
-                scores = (
-                    [partial(scored.score, row) for row in range(first, end)]
-                    if scored is not None and generation.top is not None
-                    else []
-                )
+                scores: list[Callable[[int], TokenScore]] = []
+                if scored is not None and generation.top is not None:
+                    scores = [partial(scored.score, row) for row in range(first, end)]
                 self._write(job, generation, chunk, logits[first:end], scores, now)
 
     def _rows_to_score(self, batch: Batch, logits: npt.NDArray[np.float32]) -> ScoredRows | None:

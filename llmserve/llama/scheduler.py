@@ -6,7 +6,8 @@ records that it happened, `settle` how much of a draft was right. Rules, in orde
 1. Every running sequence that is writing gets its one token. If the cells do not suffice, cached sequences are dropped
    (least recently used first), then the youngest running sequence is preempted: it keeps its tokens, waits at the
    front, and goes on when there is room. Nobody fails because somebody else wrote much.
-2. Prompts get what is left of the step's budget, shortest remainder first; in some steps the oldest goes before it.
+2. Prompts get what is left of the step's budget, shortest remainder first; in some steps the oldest goes before it. One
+   that gets nothing may take a token where that saves those who write a pass over the weights.
    A step without prompts checks drafts of what comes next, where that pays and cells are free anyway.
 3. Waiting sequences are admitted while there is a place and their tokens fit: preempted ones first, then streamed,
    then the rest, each in order of arrival. A sequence that shares a long prefix with a prompt still being computed
@@ -234,8 +235,9 @@ class Scheduler:
             # Beside the spare rows there is one for each running sequence.
             count = min(sequence.pending, budget, rows + 1 if sequence.scores_prompt else budget)
             if chunks and count < sequence.pending <= UNCUT_TOKENS and not sequence.scores_prompt:
-                room = self._budget.batch - promised
-                count = sequence.pending if 2 * count >= sequence.pending <= room else 0
+                # Whole if the budget has room for most of it, else in a later step.
+                fits = sequence.pending <= min(2 * count, self._budget.batch - promised)
+                count = sequence.pending if fits else 0
             if not self.cache.make_room(promised + count):
                 count = min(count, self.cache.cells_free - promised)
             if count <= 0:

@@ -26,7 +26,7 @@ class SplitCache(KvCache):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self._wasted_rows = 0
+        self._wasted = 0
 
     @property
     def longest(self) -> int:
@@ -67,13 +67,13 @@ class SplitCache(KvCache):
 
     def compact(self) -> tuple[int, int] | None:
         if not self._held or max(self._held) - min(self._held) + 1 == len(self._held):
-            self._wasted_rows = 0
+            self._wasted = 0
             return None
         wasted = _wasted_rows(self._held)
-        self._wasted_rows += wasted
-        if self._wasted_rows < _MOVE_ROWS:
+        self._wasted += wasted
+        if self._wasted < _MOVE_ROWS:
             return None
-        self._wasted_rows = 0
+        self._wasted = 0
         moves = [(source, target) for source in self._held for target in self._free | self._idle.keys()]
         if not moves:
             return None
