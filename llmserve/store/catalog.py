@@ -7,7 +7,6 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -136,7 +135,7 @@ def load_catalog(extra: Path | None = None) -> Catalog:
 
 def _shipped_file() -> Path:
     """`models.toml` inside the installed package or, in a source checkout, beside it."""
-    package = Path(str(resources.files("llmserve")))
+    package = Path(__file__).parents[1]
     packaged = package / "models.toml"
     return packaged if packaged.is_file() else package.parent / "models.toml"
 
