@@ -15,7 +15,7 @@ from llmserve.api.event_stream import EventStream
 from llmserve.api.tasks import until_hang_up
 from llmserve.errors import InvalidRequest, LlmserveError
 from llmserve.openai import sse
-from llmserve.settings import Settings, home_directory
+from llmserve.settings import Settings
 
 if TYPE_CHECKING:
     from llmserve.store.store import Store
@@ -112,9 +112,9 @@ class Pulls:
 
         @cache
         def machine() -> HardwareInfo:
-            from llmserve.engines.machine import probe
+            from llmserve.engines.machine import probe_for
 
-            return probe(home=home_directory(self._settings))
+            return probe_for(self._settings)
 
         options = PullOptions(machine=machine)
         if (choice := self._store.wanted(name, options).choice) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from pathlib import Path
 from typing import Any, cast
 
 import httpx2
@@ -14,6 +15,7 @@ from llmserve.api.pulls import Pulls
 from llmserve.errors import InvalidRequest, ModelNotFound, PullFailed
 from llmserve.settings import Settings
 from llmserve.store.options import PullOptions
+from llmserve.store.origins import Wanted
 from llmserve.store.progress import PullProgress, Report
 from llmserve.store.store import Store
 from llmserve.types import InstalledModel
@@ -107,6 +109,20 @@ async def test_everybody_hears_why_a_pull_failed(store: SlowStore, pulls: Pulls)
     store.door.set()
     answers = await asyncio.gather(*followers, return_exceptions=True)
     assert [type(answer) for answer in answers] == [PullFailed] * 3
+
+
+async def test_the_variant_is_chosen_for_the_engines_of_the_settings(
+    store: SlowStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = Settings(vllm_python=tmp_path / "python")
+    asked: list[PullOptions] = []
+    monkeypatch.setattr(store, "wanted", lambda name, options: asked.append(options) or Wanted(name, name))
+    monkeypatch.setattr("llmserve.engines.machine.probe_for", lambda settings: settings)
+    store.door.set()
+    assert await Pulls(cast(Store, store), settings).follow("tiny", ignore) == MODEL
+    (options,) = asked
+    assert options.machine is not None
+    assert options.machine() is settings
 
 
 @pytest.mark.parametrize(
