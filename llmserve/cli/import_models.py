@@ -11,6 +11,7 @@ from llmserve.cli.terminal import talk, warn
 from llmserve.errors import InvalidModel, InvalidRequest
 
 if TYPE_CHECKING:
+    from llmserve.settings import Settings
     from llmserve.store.foreign import ForeignModel
     from llmserve.store.names import LogicalName
     from llmserve.store.store import Store
@@ -36,14 +37,15 @@ def command(source: str, name: str | None) -> None:
     from llmserve.cli.models import open_store
     from llmserve.settings import load_settings
 
-    store = open_store(load_settings())
+    settings = load_settings()
+    store = open_store(settings)
     path = _path(source)
     if source == "ollama":
         _refuse_name(name)
         models = _ollama(store)
     elif path.suffix == _BUNDLE:
         _refuse_name(name)
-        models = _bundle(store, path)
+        models = _bundle(store, settings, path)
     else:
         models = _own(store, path, name)
     for model in models:
@@ -68,12 +70,12 @@ def _refuse_name(name: str | None) -> None:
         raise InvalidRequest("the models have names already", param="name", hint="`llmserve cp` gives a further one")
 
 
-def _bundle(store: Store, path: Path) -> list[InstalledModel]:
-    from llmserve.cli.progress import shown_progress
+def _bundle(store: Store, settings: Settings, path: Path) -> list[InstalledModel]:
+    from llmserve.cli.progress import budget, shown_progress
     from llmserve.store.bundles import import_bundle
 
     with shown_progress() as report:
-        return list(import_bundle(store, path, report))
+        return list(import_bundle(store, path, report, budget(settings, report)))
 
 
 def _ollama(store: Store) -> list[InstalledModel]:

@@ -22,6 +22,7 @@ from typing import IO
 
 from llmserve.errors import Conflict, InvalidModel, InvalidRequest
 from llmserve.store.blobs import Blob, is_sha256
+from llmserve.store.budget import Budget, make_room
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import identity_of, rename_durably, require_space, storage_errors
 from llmserve.store.manifests import Adapter, Companion, Created, Manifest, is_plain_name
@@ -164,11 +165,13 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
     return member
 
 
-def import_bundle(store: Store, path: Path, progress: Report | None = None) -> tuple[InstalledModel, ...]:
+def import_bundle(
+    store: Store, path: Path, progress: Report | None = None, budget: Budget | None = None
+) -> tuple[InstalledModel, ...]:
     """Install every model of a bundle; all files are verified before the first becomes visible.
 
-    Raises `InvalidModel` naming the file that is not what the list says, `Conflict` for a name that means another
-    model here, `InsufficientStorage`.
+    What it brings is within the `budget`, for which other models may have to go first. Raises `InvalidModel` naming the
+    file that is not what the list says, `Conflict` for a name that means another model here, `InsufficientStorage`.
     """
     report = progress or ignore_progress
     store.prepare()
@@ -181,6 +184,11 @@ def import_bundle(store: Store, path: Path, progress: Report | None = None) -> t
                 stack.enter_context(store.locks.held("model", name))
             for model in bundle.models:
                 _require_same(store, references[model.name], model)
+            if budget is not None:
+                new = [
+                    file.size_bytes for sha256, file in bundle.blobs.items() if not store.blobs.path(sha256).exists()
+                ]
+                make_room(store, sum(new), budget, keep=tuple(references))
             received = _receive(archive, bundle, area, report)
             for sha256 in _lock_order(bundle):
                 stack.enter_context(store.blobs.lock(sha256))

@@ -10,6 +10,7 @@ import pytest
 from llmserve.errors import InsufficientStorage
 from llmserve.settings import Settings
 from llmserve.store.budget import Budget, Kept, choose_leaving, held_bytes, make_room
+from llmserve.store.bundles import export_models, import_bundle
 from llmserve.store.catalog import Catalog
 from llmserve.store.lock_links import remember_lock
 from llmserve.store.lockfile import lock_models, write_lock
@@ -76,6 +77,33 @@ def test_nothing_goes_without_leave(two: Store, hub: FakeHub) -> None:
         pull_third(two, Person(agrees=False))
     assert names(two) == list(NAMES)
     assert len(hub.downloads()) == before
+
+
+@pytest.fixture
+def bundle(two: Store, tmp_path: Path) -> Path:
+    """A third model, from elsewhere."""
+    elsewhere = Store(tmp_path / "elsewhere", catalog=Catalog())
+    model = elsewhere.adopt(tmp_path / "c.gguf")
+    export_models(elsewhere, (model.name,), tmp_path / "bundle.tar")
+    return tmp_path / "bundle.tar"
+
+
+def test_an_import_is_within_the_budget_too(two: Store, bundle: Path) -> None:
+    person = Person(agrees=False)
+    with pytest.raises(InsufficientStorage, match="`hf:owner/a` would have to go"):
+        import_bundle(two, bundle, budget=Budget(held_bytes(two) + 1000, person))
+    assert names(two) == list(NAMES)
+    person.agrees = True
+    (imported,) = import_bundle(two, bundle, budget=Budget(held_bytes(two) + 1000, person))
+    assert sorted(names(two)) == sorted(["hf:owner/b", imported.name])
+    assert person.asked == [("hf:owner/a",)] * 2
+
+
+def test_what_is_here_already_needs_no_room(two: Store, bundle: Path) -> None:
+    import_bundle(two, bundle)
+    person = Person(agrees=False)
+    import_bundle(two, bundle, budget=Budget(held_bytes(two), person))
+    assert person.asked == []
 
 
 def test_within_the_budget_nobody_is_asked(two: Store) -> None:
