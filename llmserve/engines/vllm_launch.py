@@ -70,6 +70,8 @@ def server_arguments(plan: EnginePlan, model: InstalledModel, socket: Path, vers
         arguments += ["--tensor-parallel-size", str(len(plan.devices))]
     if options.eager:
         arguments.append("--enforce-eager")
+    if model.template is not None:
+        arguments += ["--chat-template", model.template]
     return (*arguments, *_parser_arguments(options))
 
 

@@ -229,6 +229,14 @@ def test_a_models_parsers_are_named() -> None:
     )
 
 
+def test_a_template_of_its_own_is_named() -> None:
+    decided = plan(MACHINES["RTX 4090"], MODELS["0.5B bf16"], Settings())
+    model = installed("0.5B bf16")
+    assert "--chat-template" not in server_arguments(decided, model, SOCKET, flags.NEWEST)
+    arguments = server_arguments(decided, replace(model, template="/blobs/sha256-ab"), SOCKET, flags.NEWEST)
+    assert arguments[arguments.index("--chat-template") + 1] == "/blobs/sha256-ab"
+
+
 def test_an_embedding_model_is_run_as_one() -> None:
     model = replace(MODELS["0.5B bf16"], kind="embed")
     arguments = server_arguments(plan(MACHINES["H100"], model, Settings()), installed("0.5B bf16"), SOCKET, (0, 32))
