@@ -218,7 +218,6 @@ def test_the_plan_decides_the_threads(threads: int, wait_policy: WaitPolicy, exp
     environment = command(plan, MODEL, SOCKET, environ=environ).environment
     assert {name: value for name, value in environment.items() if "OMP" in name} == expected
     assert environment["HF_HUB_OFFLINE"] == "1"
-    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
 
 
 def test_a_plan_for_the_cpu_hides_the_gpus() -> None:
