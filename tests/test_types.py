@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from llmserve.types import AdapterFile, CpuInfo, GpuInfo, InstalledModel, InvalidJson, MemoryInfo, from_json, to_json
+from tests.cli.fakes import installed
 
 MEMORY = MemoryInfo(total=8, available=None, limit=2**60)
-MODEL = InstalledModel(
-    "ünï:1b",
-    ("a", "b"),
-    "gguf",
-    "Q4_0",
-    "/models/x.gguf",
-    2**40,
-    "ab" * 32,
-    "file:/models/x.gguf",
-    1_700_000_000.25,
-    adapters=(AdapterFile("/a.gguf", "cd" * 32, 0.5),),
+MODEL = replace(
+    installed("ünï:1b", aliases=("a", "b")), pulled_at=0.25, adapters=(AdapterFile("/a.gguf", "cd" * 32, 0.5),)
 )
 
 

@@ -184,15 +184,11 @@ class Engine(StepThread[Job]):
                 _score_prompt(generation, chunk, logits[start:end])
             if chunk.sample:
                 first = end - 1 - len(chunk.draft)
-                scores: list[Callable[[int], TokenScore]] = []
-                if scored is not None and generation.top is not None:
-                    scores = [partial(scored.score, row) for row in range(first, end)]
+                scores = [partial(scored.score, row) for row in range(first, end)] if generation.top is not None else []
                 self._write(job, generation, chunk, logits[first:end], scores, now)
 
-    def _rows_to_score(self, batch: Batch, logits: npt.NDArray[np.float32]) -> ScoredRows | None:
-        """The rows whose tokens want a score, as they are before anything is chosen from them; None: no row does."""
-        if all(generation.top is None for _, generation in self._owners.values()):
-            return None
+    def _rows_to_score(self, batch: Batch, logits: npt.NDArray[np.float32]) -> ScoredRows:
+        """The rows whose tokens want a score, as they are before anything is chosen from them."""
         tops: dict[int, int] = {}
         end = 0
         for chunk in batch.chunks:

@@ -15,6 +15,8 @@ from llmserve.llama.stream_calls import gaps
 
 # Gaps that are filled: a pass over the weights costs as much as about so many rows.
 WIDEST_FILLED_GAP = 3
+# Among few rows a gap is not worth as much: there has to be about this many for each slot of it.
+_ROWS_PER_FILLED_SLOT = 4
 # A tile is completed where at least so many rows are wanted for each that is not.
 _WANTED_PER_FILLER = 3
 
@@ -49,10 +51,7 @@ class Fillers:
 
     def _between(self, slots: Sequence[int], is_free: Callable[[int], bool]) -> list[int]:
         """Slots that get a token beside one token for each of `slots`."""
-        missing = -len(slots) % self._tile
-        if slots[-1] - slots[0] + 1 == len(slots) and not missing:
-            return []
-        widest = min(WIDEST_FILLED_GAP, (len(slots) + 1) // 4)
+        widest = min(WIDEST_FILLED_GAP, (len(slots) + 1) // _ROWS_PER_FILLED_SLOT)
         added = [slot for gap in gaps(slots) if len(gap) <= widest and all(map(is_free, gap)) for slot in gap]
         rows = len(slots) + len(added)
         missing = -rows % self._tile

@@ -66,11 +66,8 @@ class SplitCache(KvCache):
         return slot, match.length
 
     def compact(self) -> tuple[int, int] | None:
-        if not self._held or max(self._held) - min(self._held) + 1 == len(self._held):
-            self._wasted = 0
-            return None
         wasted = _wasted_rows(self._held)
-        self._wasted += wasted
+        self._wasted = self._wasted + wasted if wasted else 0
         if self._wasted < _MOVE_ROWS:
             return None
         self._wasted = 0

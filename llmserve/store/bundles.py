@@ -221,7 +221,7 @@ def _read_list(archive: tarfile.TarFile, path: Path) -> Bundle:
     try:
         bundle = from_json(Bundle, content)
     except ValueError as error:
-        raise InvalidModel(f"{_LIST} is damaged: {shown(str(error).partition(chr(10))[0])}") from error
+        raise InvalidModel(f"{_LIST} is damaged: {shown(str(error))}") from error
     if bundle.version != _VERSION or not 0 < len(bundle.models) <= _MODELS_LIMIT:
         raise InvalidModel(f"{path} was written by another version of llmserve")
     return bundle

@@ -11,6 +11,7 @@ import pytest
 
 from llmserve.llama.batch import Batch, Chunk, Keep, Operation, Restore, Save, Trim
 from llmserve.llama.native_context import NativeContext
+from llmserve.llama.native_model import FILE_TYPE, row_tile
 from llmserve.llama.runner import Runner
 from llmserve.llama.sequence import Sequence
 from llmserve.types import KvLayout
@@ -65,6 +66,11 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
     monkeypatch.setattr(NativeContext, "compute", record)
     monkeypatch.setattr("llmserve.llama.runner.row_tile", lambda metadata: 4)
     return seen
+
+
+def test_the_files_type_says_whether_weights_are_in_tiles() -> None:
+    assert [row_tile({FILE_TYPE: number}) for number in ("2", "15", "3", "7")] == [4, 4, 1, 1]
+    assert row_tile({}) == 1
 
 
 def test_a_token_for_nobody_leaves_nothing_behind(tiny_model: Path, computed: list[list[tuple[int, int]]]) -> None:
