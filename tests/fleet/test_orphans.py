@@ -78,7 +78,10 @@ async def test_a_worker_that_hangs_is_ended_by_the_next_gateway(tmp_path: Path, 
 def test_only_the_very_process_is_ended(tmp_path: Path, difference: str) -> None:
     socket = tmp_path / "1.sock"
     argument = tmp_path / "2.sock" if difference == "socket" else socket
-    other = subprocess.Popen([sys.executable, "-c", "input()", str(argument)], stdin=subprocess.PIPE)
+    argv = [sys.executable, "-c", "print(flush=True); input()", str(argument)]
+    other = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()  # Just after its start a process has no arguments that others see.
     note(socket, other.pid)
     if difference == "start":
         note_beside(socket).write_text(f"{other.pid} {started(os.getppid())}")
@@ -86,6 +89,7 @@ def test_only_the_very_process_is_ended(tmp_path: Path, difference: str) -> None
     if difference != "none":
         other.communicate(b"\n")
     assert other.wait(20) == (-signal.SIGKILL if difference == "none" else 0)
+    other.stdout.close()
     if other.stdin is not None:
         other.stdin.close()
 
