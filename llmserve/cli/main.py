@@ -7,7 +7,6 @@ nothing else that is heavy; each command imports what it needs when it runs.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import io
 import os
@@ -70,6 +69,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
             similar = difflib.get_close_matches(name, COMMANDS, n=1)
             raise UnknownCommand(name, similar[0] if similar else None)
         return super().resolve_command(ctx, args)

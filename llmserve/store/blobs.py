@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -152,6 +151,8 @@ class Blobs:
         return None
 
     def _receive(self, incoming: Incoming, expected: Expected, area: Scratch, report: Report) -> Blob:
+        import hashlib  # It loads OpenSSL, which most commands need not wait for.
+
         if expected.size_bytes is not None and incoming.size_bytes != expected.size_bytes:
             raise PullFailed(
                 f"the file has {incoming.size_bytes:,} bytes instead of {expected.size_bytes:,}; it was not kept"

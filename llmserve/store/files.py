@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -114,6 +113,8 @@ def sha256_of(path: Path, report: Report) -> tuple[str, FileIdentity]:
 
     Reports `verifying`. Raises `InvalidModel` for what `open_regular` refuses, and for a file that changes meanwhile.
     """
+    import hashlib  # It loads OpenSSL, which most commands need not wait for.
+
     digest = hashlib.sha256()
     with open_regular(path) as (descriptor, before):
         done = told = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +31,8 @@ class Locks:
 
         `waiting` is called a few times a second while it does, and ends the wait by raising.
         """
+        import hashlib  # It loads OpenSSL, which most commands need not wait for.
+
         name = hashlib.sha256(key.encode()).hexdigest()[:40]
         with storage_errors("lock the store", StartupFailed):
             descriptor = open_lock(self._root / f"{kind}-{name}")

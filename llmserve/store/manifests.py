@@ -6,7 +6,6 @@ manifests/hf/<readable>-<hash>.json      names whose own text is no file name (l
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -229,14 +228,15 @@ def _name(path: Path) -> str:
 def _load(path: Path) -> Manifest | None:
     name = _name(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        with path.open("rb", buffering=0) as file:
+            too_large = os.fstat(file.fileno()).st_size > _MAX_BYTES
+            content = b"" if too_large else file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InvalidModel(f"cannot read the manifest of `{shown(name)}`: {error.strerror}") from error
     try:
-        if len(content) > _MAX_BYTES:
+        if too_large:
             raise ValueError("it is too large")
         manifest = from_json(Manifest, content)
         if manifest.name != name:
@@ -255,6 +255,8 @@ def _load(path: Path) -> Manifest | None:
 
 
 def _sha256_of_lines(lines: Iterable[str]) -> str:
+    import hashlib  # It loads OpenSSL, which most commands need not wait for.
+
     return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
 
 

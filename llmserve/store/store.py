@@ -6,11 +6,11 @@ a process that dies leaves the old state or the new one.
 
 from __future__ import annotations
 
-import difflib
 import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmserve.errors import Conflict, InvalidModel, InvalidRequest, ModelNotFound
 from llmserve.store.blobs import Blobs
@@ -29,14 +29,16 @@ from llmserve.store.names import (
     shown,
 )
 from llmserve.store.options import PullOptions
-from llmserve.store.origins import Wanted, fetched, wanted
 from llmserve.store.progress import PullProgress, Report, ignore_progress
 from llmserve.store.removal import Removal
 from llmserve.store.saved_prefixes import SavedPrefixes
-from llmserve.store.sources.artifact import Artifact
 from llmserve.store.users import processes_using
 from llmserve.store.views import Views
 from llmserve.types import AdapterFile, InstalledModel, ModelInfo
+
+if TYPE_CHECKING:
+    from llmserve.store.origins import Wanted
+    from llmserve.store.sources.artifact import Artifact
 
 USER_CATALOG = "models.toml"
 
@@ -121,6 +123,8 @@ class Store:
         """
         if is_path(name):
             return self.adopt(Path(name), progress)
+        from llmserve.store.origins import fetched
+
         report = progress or ignore_progress
         options = options or PullOptions()
         target = self.wanted(name, options)
@@ -137,6 +141,8 @@ class Store:
 
     def wanted(self, name: str, options: PullOptions) -> Wanted:
         """What a pull of `name` would get, and why that variant. Raises as `pull` does, but asks nobody."""
+        from llmserve.store.origins import wanted
+
         reference = self.reference(name)
         found = wanted(self.catalog, name, reference, options, self._is_here)
         if found is None:
@@ -235,6 +241,8 @@ class Store:
         if not isinstance(reference, LogicalName) or parse_url(name) or self.catalog.entry(name):
             hint = f"llmserve pull {name}"
         else:
+            import difflib
+
             manifests, _ = self.manifests.read_all()
             known = {manifest.name for manifest in manifests} | set(self.catalog.names())
             close = difflib.get_close_matches(name, sorted(known), n=3)
