@@ -30,12 +30,12 @@ def llmserve(model: Path, home: Path, parallel: int, *, prefix_disk: bool = Fals
 
     Without `prefix_disk` an earlier repetition does not help a later one.
     """
-    port = _free_port()
+    port = free_port()
     environment = {**os.environ, "LLMSERVE_HOME": str(home), "LLMSERVE_CONFIG": str(home / "none.toml")}
     if not prefix_disk:
         environment["LLMSERVE_PREFIX_DISK"] = "0"
     argv = [sys.executable, "-P", "-m", "llmserve", "serve", "--port", str(port), "--parallel", str(parallel)]
-    with _running([*argv, str(model)], environment, f"http://127.0.0.1:{port}/ready", home / "llmserve.log"):
+    with running([*argv, str(model)], environment, f"http://127.0.0.1:{port}/ready", home / "llmserve.log"):
         yield Server("llmserve", port, _served_name(port))
 
 
@@ -44,15 +44,16 @@ def llama_server(
     binary: Path, model: Path, parallel: int, threads: int, folder: Path, *, slot_tokens: int = 2048
 ) -> Iterator[Server]:
     """llama-server with as many slots as clients, each with `slot_tokens` tokens: its own best case for each load."""
-    port = _free_port()
+    port = free_port()
     argv = [str(binary), "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "--no-webui"]
     argv += ["-np", str(parallel), "-c", str(slot_tokens * parallel), "-t", str(threads)]
-    with _running(argv, dict(os.environ), f"http://127.0.0.1:{port}/health", folder / "llama-server.log"):
+    with running(argv, dict(os.environ), f"http://127.0.0.1:{port}/health", folder / "llama-server.log"):
         yield Server("llama-server", port, model.stem)
 
 
 @contextlib.contextmanager
-def _running(argv: list[str], environment: dict[str, str], ready: str, log: Path) -> Iterator[None]:
+def running(argv: list[str], environment: dict[str, str], ready: str, log: Path) -> Iterator[None]:
+    """A server that has answered at the address `ready`. Raises `RuntimeError` with its log if it does not start."""
     with log.open("wb") as output:
         process = subprocess.Popen(argv, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:
@@ -82,7 +83,7 @@ def _served_name(port: int) -> str:
         return str(json.load(response)["data"][0]["id"])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

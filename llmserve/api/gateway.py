@@ -29,7 +29,7 @@ class Gateway:
         self.store = store
         self.settings = settings
         self.limits = limits or Limits()
-        self.metrics = Metrics(fleet.status)
+        self.metrics = Metrics(fleet.status, fleet.turnover)
         self.draining = False
         self._preloads: dict[str, asyncio.Task[str | None]] = {}
 

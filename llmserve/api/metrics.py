@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from llmserve.fleet.status import ModelStatus
+    from llmserve.fleet.turnover import Turnover
     from llmserve.fleet.worker_counters import WorkerCounters
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
@@ -37,11 +38,11 @@ _OF_WORKERS: Mapping[str, tuple[str, str | None]] = MappingProxyType(
 
 
 class Metrics:
-    """The counters of one gateway. `statuses` is asked at each scrape."""
+    """The counters of one gateway. `statuses` is asked, and `turnover` read, at each scrape."""
 
-    def __init__(self, statuses: Callable[[], Sequence[ModelStatus]]) -> None:
+    def __init__(self, statuses: Callable[[], Sequence[ModelStatus]], turnover: Turnover) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_FleetCollector(statuses))
+        self._registry.register(_FleetCollector(statuses, turnover))
         self._requests = Counter(
             "llmserve_requests",
             "Requests answered; status none: the client left first",
@@ -138,16 +139,29 @@ class Metrics:
 
 
 class _FleetCollector(Collector):
-    """Gauges read from the fleet at the moment of the scrape."""
+    """What the fleet knows at the moment of the scrape."""
 
-    def __init__(self, statuses: Callable[[], Sequence[ModelStatus]]) -> None:
+    def __init__(self, statuses: Callable[[], Sequence[ModelStatus]], turnover: Turnover) -> None:
         self._statuses = statuses
+        self._turnover = turnover
 
     def collect(self) -> Iterable[Metric]:
         statuses = self._statuses()
         yield from self._family("llmserve_queue_depth", "Requests waiting for a model", statuses, "waiting")
         yield from self._family("llmserve_leases", "Requests on a model's worker", statuses, "leases")
         yield from self._family("llmserve_worker_restarts", "Workers replaced after a crash", statuses, "restarts")
+        loads = CounterMetricFamily("llmserve_model_loads", "Times a model became ready", labels=("model",))
+        for model, count in self._turnover.loads.items():
+            loads.add_metric((model,), count)
+        yield loads
+        unloads = CounterMetricFamily(
+            "llmserve_model_unloads",
+            "Models unloaded; cause room: a swap for another one",
+            labels=("model", "cause"),
+        )
+        for labels, count in self._turnover.unloads.items():
+            unloads.add_metric(labels, count)
+        yield unloads
 
     @staticmethod
     def _family(name: str, text: str, statuses: Sequence[ModelStatus], field: str) -> Iterator[Metric]:

@@ -21,6 +21,7 @@ from llmserve.fleet.pressure import Pressure, reserving
 from llmserve.fleet.record import Instance, ModelRecord, Waiter
 from llmserve.fleet.registry import Registry
 from llmserve.fleet.status import ModelStatus
+from llmserve.fleet.turnover import Turnover
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.watchdog import Watchdog
 from llmserve.fleet.worker_counters import WorkerCounters, ask_for_counters
@@ -113,6 +114,11 @@ class Fleet:
         statuses = (record.status(now) for record in self._registry)
         return tuple(status for status in statuses if status is not None)
 
+    @property
+    def turnover(self) -> Turnover:
+        """How often models came and went, kept up to date."""
+        return self._registry.turnover
+
     async def counters(self) -> tuple[WorkerCounters, ...]:
         """What the ready workers have counted; takes a second at most, and is no use that would keep a model loaded."""
         return await ask_for_counters(self._registry.ready())
@@ -144,7 +150,7 @@ class Fleet:
                 continue
             if expires_at <= now:
                 logger.info("unloading %s: idle for %.0f s", record.name, record.keep_alive_seconds)
-                self._registry.retire(record.name)
+                self._registry.retire(record.name, "idle")
             else:
                 due_in.append(expires_at - now)
         return min(due_in, default=None)
@@ -165,7 +171,7 @@ class Fleet:
                 while any(record.in_use for record in self._registry):
                     await self._registry.changed.wait()
         for record in self._registry:
-            self._registry.retire(record.name, because="was stopped because the server shut down")
+            self._registry.retire(record.name, "shutdown", because="was stopped because the server shut down")
         await self._registry.until_ended(self._registry)
         for keeper in self._keepers:
             keeper.cancel()
@@ -242,6 +248,7 @@ class Fleet:
 
     def _now_ready(self, record: ModelRecord, instance: Instance) -> None:
         record.state = "ready"
+        self._registry.turnover.loads[record.name] += 1
         instance.loaded_at = instance.last_used = self._clock()
         logger.info("%s is ready (pid %s): %s", record.name, instance.worker.pid, instance.plan.reason)
         self._admission.admit(record)
@@ -301,7 +308,7 @@ class Fleet:
         if record.state == "loading":
             self._cancel_load(record)
         else:
-            self._registry.retire(record.name)
+            self._registry.retire(record.name, "asked")
         return True
 
     @staticmethod

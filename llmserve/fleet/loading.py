@@ -162,7 +162,7 @@ class Loading:
                 return None if room.blocked else plan
             for name in sorted(room.victims):
                 logger.info("unloading %s to make room for %s", name, model.name)
-                self._registry.retire(name)
+                self._registry.retire(name, "room")
 
     def _knowledge(self, hardware: HardwareInfo, model: InstalledModel) -> Knowledge:
         """What was measured of the model on this machine. Blocks on the disk."""

@@ -42,7 +42,7 @@ class Pressure:
         if idle and is_short(memory, self._reserve_bytes):
             name = min(idle, key=lambda model: model.value).name
             logger.warning("unloading %s, because other programs need its memory", name)
-            self._registry.retire(name)
+            self._registry.retire(name, "pressure")
 
     def _idle(self) -> list[LoadedModel]:
         loaded = [instance.on_device("ram") for instance in self._registry.ready()]

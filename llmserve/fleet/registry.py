@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
 from llmserve.fleet.record import Instance, ModelRecord
+from llmserve.fleet.turnover import Turnover, UnloadCause
 
 
 class Registry:
@@ -14,6 +15,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._records: dict[str, ModelRecord] = {}
+        self.turnover = Turnover()
         self._changed = asyncio.Event()
         self._chores: set[asyncio.Task[Any]] = set()
 
@@ -42,11 +44,12 @@ class Registry:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def retire(self, name: str, *, because: str = "was stopped") -> None:
+    def retire(self, name: str, cause: UnloadCause, *, because: str = "was stopped") -> None:
         """Begin to unload a ready model; its life ends with its worker. Nothing for another one."""
         record = self._records[name]
         if record.state == "ready" and record.instance is not None:
             record.state = "stopping"
+            self.turnover.unloads[name, cause] += 1
             self.chore(record.instance.worker.stop(because=because))
 
     async def until_ended(self, records: Iterable[ModelRecord]) -> None:

@@ -31,6 +31,7 @@ from llmserve.errors import ModelNotFound, WorkerDied
 from llmserve.fleet.connection import WorkerConnection, connect
 from llmserve.fleet.demand import Demand
 from llmserve.fleet.status import ModelStatus
+from llmserve.fleet.turnover import Turnover
 from llmserve.fleet.worker_counters import WorkerCounters
 from llmserve.settings import Settings
 from llmserve.store.catalog import Catalog
@@ -172,6 +173,7 @@ class FakeFleet:
         self.closed = False
         self.failure: Exception | None = None
         self.counted: tuple[WorkerCounters, ...] = ()
+        self.turnover = Turnover()
         # A lease waits while it is clear; polled, because it is set from another thread.
         self.door = threading.Event()
         self.door.set()

@@ -253,6 +253,18 @@ def test_metrics_add_up_what_the_workers_of_a_model_counted(fresh: Served) -> No
     assert samples(fresh)[cached] == 180
 
 
+def test_metrics_tell_a_swap_from_other_unloads(fresh: Served) -> None:
+    turnover = fresh.fleet.turnover
+    turnover.loads[MODEL.name] += 3
+    turnover.unloads[MODEL.name, "room"] += 2
+    turnover.unloads[MODEL.name, "idle"] += 1
+    seen = samples(fresh)
+    model = ("model", MODEL.name)
+    assert seen["llmserve_model_loads_total", (model,)] == 3
+    assert seen["llmserve_model_unloads_total", (("cause", "room"), model)] == 2
+    assert seen["llmserve_model_unloads_total", (("cause", "idle"), model)] == 1
+
+
 def test_metrics_show_what_is_in_flight(fresh: Served) -> None:
     fresh.fleet.door.clear()
     with fresh.client() as client, client.stream("POST", CHAT, json=chat(stream=True)) as answer:

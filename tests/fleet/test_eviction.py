@@ -49,6 +49,9 @@ async def test_three_models_in_turn_are_all_answered(small: World) -> None:
         lease.release()
         small.clock.advance(1)
         assert len(small.loaded()) <= 2
+    turnover = small.fleet.turnover
+    assert turnover.loads == {"alpha": 2, "beta": 2, "gamma": 2}
+    assert turnover.unloads == {("alpha", "room"): 2, ("beta", "room"): 1, ("gamma", "room"): 1}
 
 
 async def test_a_model_in_use_is_not_evicted_even_if_it_was_used_longest_ago(small: World) -> None:

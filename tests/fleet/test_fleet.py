@@ -149,6 +149,7 @@ async def test_stop_unloads_an_idle_model(world: World) -> None:
     assert not psutil.pid_exists(pid)
     assert world.fleet.status() == ()
     assert await world.fleet.stop("alpha") is False
+    assert world.fleet.turnover.unloads == {("alpha", "asked"): 1}
 
 
 async def test_stop_by_alias_and_of_a_model_that_left_the_store(world: World) -> None:
@@ -205,6 +206,7 @@ async def test_an_idle_model_is_unloaded_when_its_time_is_over(world: World) -> 
     assert world.fleet.sweep() is None
     await until(lambda: world.fleet.status() == ())
     assert children() == []
+    assert world.fleet.turnover.unloads == {("alpha", "idle"): 1}
 
 
 async def test_a_model_in_use_is_never_idle(world: World) -> None:
