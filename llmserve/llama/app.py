@@ -79,6 +79,7 @@ def create_app(loader: Loader) -> Starlette:
                 "drafted_tokens": counters.drafted_tokens,
                 "accepted_tokens": counters.accepted_tokens,
                 "cancelled": counters.cancelled,
+                "aborted_steps": counters.aborted_steps,
             }
         )
 

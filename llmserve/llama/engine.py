@@ -38,10 +38,16 @@ class Decoder(Protocol):
 
     def decode(self, batch: Batch) -> npt.NDArray[np.float32]: ...
     def clear(self) -> None: ...
+    def abort(self) -> None:
+        """From any thread: give up the batch that is being computed, if the decoder can."""
 
 
 class OutOfRoom(Exception):
     """Raised by `Decoder.decode` when the cache cannot take the batch; nothing was computed."""
+
+
+class Aborted(Exception):
+    """Raised by `Decoder.decode` after `abort`; the cache is as if nothing had been computed."""
 
 
 @dataclass(slots=True)
@@ -55,6 +61,7 @@ class Counters:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     cancelled: int = 0
+    aborted_steps: int = 0
     step_seconds: float = 0.0
 
 
@@ -62,8 +69,8 @@ class Engine(StepThread[Job]):
     """Owns the decoder and the scheduler; runs them in a thread of its own from `start` to `close`.
 
     `post` hands a callable to the event loop (`loop.call_soon_threadsafe`). `submit` and `cancel` may be called from
-    any thread and return at once; a cancelled job gets nothing more after the step that is running. `growth` is asked
-    before each step.
+    any thread and return at once; a cancelled job gets nothing more after the step that is running, and a step that is
+    computed for cancelled jobs alone is given up. `growth` is asked before each step.
     """
 
     def __init__(
@@ -86,6 +93,8 @@ class Engine(StepThread[Job]):
         self._delivery_seconds = delivery_seconds
         self._delivered = 0.0
         self._urgent = False
+        # The jobs that the running step is computed for, less those that were cancelled meanwhile.
+        self._wanting: set[Job] = set()
         self.growth: Growth | None = None
         self.counters = Counters()
 
@@ -117,6 +126,15 @@ class Engine(StepThread[Job]):
     @property
     def restored_from_disk(self) -> int:
         return self._scheduler.cache.restored_from_disk
+
+    def cancel(self, job: Job) -> None:
+        super().cancel(job)
+        wanting = self._wanting
+        if job in wanting:
+            wanting.discard(job)
+            if not wanting:
+                # It may hit the next step if this one ends just now; that is then computed once more.
+                self._decoder.abort()
 
     # --- everything below runs in the engine thread ---
 
@@ -153,8 +171,12 @@ class Engine(StepThread[Job]):
             generation = self._owners[chunk.sequence][1]
             if generation.started is None:
                 generation.started = before
+        self._wanting = {self._owners[chunk.sequence][0] for chunk in batch.chunks}
         try:
             logits = self._decoder.decode(batch)
+        except Aborted:
+            self.counters.aborted_steps += 1
+            return
         except OutOfRoom:
             if not self._scheduler.relieve():
                 self._fail_all(EngineFailed("the KV cache has no room for a single sequence"))
@@ -162,6 +184,8 @@ class Engine(StepThread[Job]):
         except LlmserveError as error:
             self._fail_all(error)
             return
+        finally:
+            self._wanting = set()
         now = time.monotonic()
         self._scheduler.commit(batch, now - before)
         self.counters.steps += 1

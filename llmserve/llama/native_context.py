@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from llmserve.errors import InvalidModel
 from llmserve.llama.batch import Chunk
-from llmserve.llama.engine import EngineFailed, OutOfRoom
+from llmserve.llama.engine import Aborted, EngineFailed, OutOfRoom
 from llmserve.llama.stream_state import form_for, kept_form, state_buffer
 from llmserve.llama.token_batch import TokenBatch
 from llmserve.types import EnginePlan
@@ -40,6 +40,11 @@ class NativeContext:
         self._most_outputs = min(plan.batch, slots + plan.spare_rows)
         self._handle = open_context(model, self._parameters(plan))
         self._memory = llama_cpp.llama_get_memory(self._handle)
+        # llama.cpp asks between the operations of a step whether to stop. C's own `atoi` of this text answers: a
+        # function of Python's would need the interpreter a thousand times a step.
+        self._stop = ctypes.create_string_buffer(b"0")
+        question = ctypes.cast(ctypes.CDLL(None).atoi, llama_cpp.ggml_abort_callback)
+        llama_cpp.llama_set_abort_callback(self._handle, question, ctypes.addressof(self._stop))
         self._batch = TokenBatch(int(llama_cpp.llama_n_batch(self._handle)), slots)
         self.cells = int(llama_cpp.llama_n_ctx(self._handle))
         self.longest = int(llama_cpp.llama_n_ctx_seq(self._handle))
@@ -73,7 +78,7 @@ class NativeContext:
     def compute(self, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
         """Compute the chunks in one call: float32 [rows of all chunks, vocabulary], a view that the next overwrites.
 
-        Raises `OutOfRoom` or `EngineFailed`.
+        Raises `OutOfRoom`, `EngineFailed`, or `Aborted` with the cache in any state between before and after.
         """
         self._batch.clear()
         for chunk in chunks:
@@ -84,6 +89,8 @@ class NativeContext:
         status = llama_cpp.llama_decode(self._handle, self._batch.struct)
         if status == 1:
             raise OutOfRoom
+        if status == 2:
+            raise Aborted
         if status != 0:
             raise EngineFailed(f"the engine could not compute a step (status {status})")
         if outputs == 0:
@@ -91,6 +98,13 @@ class NativeContext:
         # The rows of one decode lie behind each other, in the order in which their tokens stand in the batch.
         rows = ctypes.cast(llama_cpp.llama_get_logits(self._handle), ctypes.POINTER(ctypes.c_float))
         return np.ctypeslib.as_array(rows, shape=(outputs, self._vocabulary))
+
+    def abort(self) -> None:
+        """From any thread: stop what is being computed, and refuse to compute until `resume`."""
+        self._stop.value = b"1"
+
+    def resume(self) -> None:
+        self._stop.value = b"0"
 
     def length(self, slot: int) -> int:
         """Tokens that `slot` holds."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from llmserve.errors import InvalidModel, LlmserveError
 from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Keep, Operation, Restore, Save, Trim
+from llmserve.llama.engine import Aborted
 from llmserve.llama.fillers import Fillers
 from llmserve.llama.native_context import NativeContext
 from llmserve.llama.native_model import FILE_TYPE, is_cuttable, load_model, log_warnings_only, row_tile
@@ -108,8 +109,8 @@ class Runner:
         """Carry out the batch's cache operations, then compute its chunks.
 
         Returns float32 [rows of all chunks, vocabulary], in the order of the chunks and of their tokens: a view into
-        llama.cpp's memory that is valid, and may be written to, until the next call. Raises `OutOfRoom` or
-        `EngineFailed`.
+        llama.cpp's memory that is valid, and may be written to, until the next call. Raises `OutOfRoom`,
+        `EngineFailed`, or `Aborted` after `abort`.
         """
         for operation in batch.operations:
             self._carry_out(operation)
@@ -117,10 +118,21 @@ class Runner:
         if not batch.chunks:
             return np.empty((0, self.vocabulary.size), dtype=np.float32)
         self._share_processors()
-        logits = self._context.compute(batch.chunks) if self._unified else self._compute_apart(batch.chunks)
+        self._context.resume()
+        try:
+            logits = self._context.compute(batch.chunks) if self._unified else self._compute_apart(batch.chunks)
+        except Aborted:
+            for chunk in batch.chunks:
+                self._context.cut(chunk.slot, chunk.start)
+            raise
         # Here, where hardly anybody else wants the interpreter, which reading the system's figures lets go.
         self._governor.observe(time.monotonic())
         return logits
+
+    def abort(self) -> None:
+        """From any thread: give up the batch that is being computed, where what it computed so far can be cut off."""
+        if self.cuttable:
+            self._context.abort()
 
     def _share_processors(self) -> None:
         threads = self._governor.threads

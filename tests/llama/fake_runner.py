@@ -70,6 +70,9 @@ class FakeRunner:
         self.computed += total
         return np.stack(rows) if rows else np.empty((0, VOCABULARY), dtype=np.float32)
 
+    def abort(self) -> None:
+        """Its steps take no time, so there is nothing to give up."""
+
     def carry_out(self, operation: Operation) -> None:
         match operation:
             case Drop(slot):

@@ -11,13 +11,13 @@ import pytest
 from llmserve.errors import InvalidRequest
 from llmserve.llama.batch import Batch
 from llmserve.llama.draft import Drafter
-from llmserve.llama.engine import Engine, EngineFailed, OutOfRoom
+from llmserve.llama.engine import Aborted, Engine, EngineFailed, OutOfRoom
 from llmserve.llama.generation import Delta, Failure, Generation, Job
 from llmserve.llama.kv_cache import Limits, UnifiedCache
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Sequence
-from llmserve.llama.speculation import MOST_DRAFTED, Speculation
+from llmserve.llama.speculation import MOST_DRAFTED, Speculation, StepCost
 from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.text_stream import TextStream
 from llmserve.llama.token_rule import TokenRule
@@ -38,6 +38,10 @@ class Gate(FakeRunner):
         self.permits = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
         self.failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+
+    def abort(self) -> None:
+        self.failures.put(Aborted())
+        self.permits.release()
 
     def decode(self, batch: Batch) -> npt.NDArray[np.float32]:
         self.entered.release()
@@ -197,6 +201,42 @@ def test_a_cancelled_job_hears_nothing_more_and_frees_its_place(gated: Harness) 
     assert gated.engine.running == gated.engine.waiting == 0
 
 
+def test_a_step_for_a_cancelled_job_alone_is_given_up(gated: Harness) -> None:
+    gate = gated.decoder
+    assert isinstance(gate, Gate)
+    job = gated.submit([1, 2], 1000)
+    gate.entered.acquire()
+    gated.engine.cancel(job)
+    other = gated.submit([3], 1)
+    gate.permits.release(100)
+    assert gated.outcome(other) == ({0: expected([3], 1)[0]}, {0: expected([3], 1)[1]})
+    assert gated.engine.counters.aborted_steps == 1
+    assert gated.engine.counters.cancelled == 1
+
+
+def test_a_step_that_somebody_still_wants_is_not_given_up(gated: Harness) -> None:
+    gate = gated.decoder
+    assert isinstance(gate, Gate)
+    job, other = gated.submit([1], 1000), gated.submit([2], 4)
+    gate.entered.acquire()
+    gate.permits.release(1)
+    gate.entered.acquire()  # the second step at the latest is for both
+    gated.engine.cancel(job)
+    gate.permits.release(100)
+    assert gated.outcome(other) == ({0: expected([2], 4)[0]}, {0: expected([2], 4)[1]})
+    assert gated.engine.counters.aborted_steps == 0
+
+
+def test_a_step_given_up_for_nobody_is_computed_again(gated: Harness) -> None:
+    gate = gated.decoder
+    assert isinstance(gate, Gate)
+    gate.abort()
+    job = gated.submit([1, 2], 4)
+    gate.permits.release(100)
+    assert gated.outcome(job) == ({0: expected([1, 2], 4)[0]}, {0: expected([1, 2], 4)[1]})
+    assert gated.engine.counters.aborted_steps == 1
+
+
 def test_a_step_that_fails_ends_its_jobs_and_the_engine_goes_on(gated: Harness) -> None:
     gate = gated.decoder
     assert isinstance(gate, Gate)
@@ -264,7 +304,10 @@ class Likeliest(Speculation):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_seed_draws_the_same_text_with_drafts_as_without(harness: Harness, seed: int) -> None:
+def test_a_seed_draws_the_same_text_with_drafts_as_without(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(StepCost, "price", lambda *_: 0.1)  # whatever a busy machine measures
     def write(speculation: Speculation | None) -> tuple[dict[int, str], dict[int, str]] | Failure:
         sequence = Sequence([1, 2, 3], 3, 100, speculation=speculation)
         sampler = Sampler(SamplingParameters(temperature=1, seed=seed, banned=(END,)), [1, 2, 3])

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from llmserve.llama.batch import Batch, Chunk, Keep, Operation, Restore, Save, Trim
+from llmserve.llama.engine import Aborted
 from llmserve.llama.native_context import NativeContext
 from llmserve.llama.native_model import FILE_TYPE, row_tile
 from llmserve.llama.runner import Runner
@@ -102,6 +103,22 @@ def test_tokens_for_nobody_behind_a_prompt_leave_nothing_behind(
     assert computed[-1] == [(2, 24)]
     np.testing.assert_allclose([filled, following], rows[22:], rtol=0, atol=1e-3)
     assert np.abs(rows[22] - rows[23]).max() > 0.01
+
+
+@pytest.mark.parametrize("layout", ["unified", "split"])
+def test_a_step_that_was_given_up_leaves_nothing_behind(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, layout: KvLayout
+) -> None:
+    runner = Runner(tiny_model, tiny_plan(kv_layout=layout, kv_cells=8 * CONTEXT), 4)
+    decode(runner, 0, TOKENS[:20], 0)
+    decode(runner, 1, TOKENS[:20], 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(NativeContext, "resume", lambda _: None)  # so that it stops wherever it is asked first
+        runner.abort()
+        for start in (20, 20):
+            with pytest.raises(Aborted):
+                decode(runner, 0, TOKENS, start)
+    np.testing.assert_array_equal(decode(runner, 0, TOKENS, 20), decode(runner, 1, TOKENS, 20))
 
 
 def test_moving_to_a_larger_context_keeps_every_slot_to_the_bit(tiny_model: Path) -> None:
