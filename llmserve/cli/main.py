@@ -42,6 +42,7 @@ COMMANDS = (
     "ps",
     "stop",
     "serve",
+    "connect",
     "plan",
     "probe",
     "doctor",
