@@ -43,6 +43,7 @@ COMMANDS = (
     "stop",
     "serve",
     "connect",
+    "logs",
     "plan",
     "probe",
     "doctor",
