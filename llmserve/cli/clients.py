@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-CLIENTS = ("openai", "open-webui", "anthropic", "ollama", "langchain", "continue", "claude-code")
-
 # Clients insist on a key; a server without one reads none.
 NO_KEY = "unused"
 

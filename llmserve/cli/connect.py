@@ -9,19 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmserve.cli.clients import CLIENTS, Connection, continue_model, own_file, snippet, variables
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import print_answer, talk, warn
 from llmserve.errors import AuthenticationFailed, Conflict, DeadlineExceeded, InvalidRequest, ModelNotFound, Unavailable
 
 if TYPE_CHECKING:
+    from llmserve.cli.clients import Connection
     from llmserve.settings import Settings
+
+CLIENTS = ("openai", "open-webui", "anthropic", "ollama", "langchain", "continue", "claude-code")
 
 _HIDDEN_KEY = "<key of the server>"
 
 
 @click.command("connect")
 @click.argument("client", type=click.Choice(CLIENTS))
-@click.option("--model", metavar="MODEL", help="The model to name (default: one that is loaded, or the newest).")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    shell_complete=installed_models,
+    help="The model to name (default: one that is loaded, or the newest).",
+)
 @click.option("--show-key", is_flag=True, help="Print the server's key too.")
 @click.option("--write", is_flag=True, help="Write into the client's configuration file, the key included.")
 @click.option(
@@ -33,6 +41,7 @@ def command(client: str, model: str | None, show_key: bool, write: bool, file: P
     Variables for the shell, or what belongs into the client's own file. With --write they are put there; everything
     else in the file stays, and the old one is kept beside it.
     """
+    from llmserve.cli.clients import own_file, snippet
     from llmserve.settings import load_settings
 
     settings = load_settings()
@@ -70,6 +79,7 @@ def command(client: str, model: str | None, show_key: bool, write: bool, file: P
 
 
 def _connection(settings: Settings, model: str, key: str | None) -> Connection:
+    from llmserve.cli.clients import Connection
     from llmserve.settings import DEFAULT_HOST, DEFAULT_PORT
 
     host = DEFAULT_HOST if settings.host is None else settings.host
@@ -143,6 +153,7 @@ def _write(client: str, connection: Connection, file: Path | None, own: Path | N
 
 
 def _edit(client: str, connection: Connection) -> Callable[[str], str]:
+    from llmserve.cli.clients import continue_model, variables
     from llmserve.cli.config_text import with_environment, with_model, with_variables
 
     match client:

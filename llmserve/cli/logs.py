@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import print_answer, printable, talk
 from llmserve.errors import ModelNotFound, NotFound, StartupFailed
 
@@ -21,7 +22,7 @@ _POLL_SECONDS = 0.25
 
 
 @click.command("logs")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=installed_models)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, over restarts too.")
 @click.option(
     "-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, metavar="N", help="The last N lines."

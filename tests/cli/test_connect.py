@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from llmserve.cli.clients import CLIENTS
+from llmserve.cli.connect import CLIENTS
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import FakeGateway, FakeStore
 
