@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 Edit = tuple[int, int, str]
 
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
+# A name, its value in quotes or without, and a comment.
+_ASSIGNMENT = re.compile(
+    r"""\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"""
+    r"""('[^']*'|"(?:[^"\\]|\\.)*"|[^\s'"#](?:[^#]|(?<!\s)\#)*?|)(?:\s+\#.*|\s*)"""
+)
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+-]*")
 _CONTINUE_HEAD = "name: Local Config\nversion: 1.0.0\nschema: v1\n"
 
@@ -31,10 +35,10 @@ def with_variables(text: str, variables: Mapping[str, str]) -> str:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         assigned = _ASSIGNMENT.fullmatch(line)
-        if assigned is None or _is_open(assigned[2]):
+        if assigned is None:
             _refuse(f"line {number + 1} is no assignment of one line")
         if (name := assigned[1]) in variables:
-            lines[number] = line[: assigned.start(2)] + _env_value(variables[name])
+            lines[number] = line[: assigned.start(2)] + _env_value(variables[name]) + line[assigned.end(2) :]
             missing.pop(name, None)
     lines += [f"{name}={_env_value(value)}" for name, value in missing.items()]
     return "\n".join(lines) + "\n"
@@ -143,12 +147,6 @@ def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError("a name stands twice in one object")
     return dict(pairs)
-
-
-def _is_open(value: str) -> bool:
-    """Whether a quotation that `value` begins goes on in the next line."""
-    quote = value[:1]
-    return quote in {"'", '"'} and quote not in value[1:]
 
 
 def _env_value(value: str) -> str:

@@ -22,9 +22,10 @@ OTHER = {"name": "other", "provider": "ollama", "model": "x"}
 
 class TestVariables:
     def test_they_replace_what_was_set_and_follow_what_was_not(self) -> None:
-        before = "# mine\n\nexport A = old # why\nB='kept'\nA=again\n"
+        before = "# mine\n\nexport A = old#er # why\nB='kept # not a comment'\nA=\"a \\\" b\" # this\nA=\nE=it's\n"
         assert with_variables(before, {"A": "http://x/v1", "C": "c d"}) == (
-            "# mine\n\nexport A = http://x/v1\nB='kept'\nA=http://x/v1\nC='c d'\n"
+            "# mine\n\nexport A = http://x/v1 # why\nB='kept # not a comment'\nA=http://x/v1 # this\nA=http://x/v1\n"
+            "E=it's\nC='c d'\n"
         )
 
     def test_twice_is_once(self) -> None:
@@ -33,7 +34,9 @@ class TestVariables:
         assert once == 'A=1\nJ=\'{"0":{"enable":true}}\'\n'
         assert with_variables(once, values) == once
 
-    @pytest.mark.parametrize("text", ["not an assignment", "A='open\nclosed'", "=x", "1A=2", '{"A": 1}'])
+    @pytest.mark.parametrize(
+        "text", ["not an assignment", "A='open\nclosed'", "=x", "1A=2", "A='x'y", 'A="x\\"', "A=#x", '{"A": 1}']
+    )
     def test_what_cannot_be_read_is_refused(self, text: str) -> None:
         with pytest.raises(InvalidRequest, match="left as it is"):
             with_variables(f"{text}\n", {"B": "1"})
