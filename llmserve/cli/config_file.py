@@ -33,7 +33,10 @@ def rewrite(path: Path, edit: Callable[[str], str], *, private: bool) -> Rewritt
     `private` one becomes its owner's alone; new files are. Raises `InvalidRequest` for what is no such file, cannot be
     written or is refused by `edit`, `Conflict` where somebody else changed it meanwhile, and `InsufficientStorage`.
     """
-    target = path.expanduser().resolve()
+    try:
+        target = path.expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise InvalidRequest(f"{path} is no path of a file: {error}") from error
     old, mode = _read(target)
     try:
         text = edit("" if old is None else old.decode())
@@ -90,11 +93,14 @@ def _replace(target: Path, old: bytes | None, new: bytes, mode: int) -> Path | N
 
 def _backed_up(target: Path, old: bytes) -> Path:
     """A file of its own, beside `target`, that holds `old`."""
-    for number in count():
-        backup = target.with_name(f"{target.name}.bak{number or ''}")
+    numbers = count()
+    while True:
+        backup = target.with_name(f"{target.name}.bak{next(numbers) or ''}")
         try:
             write_durably(backup, old)
         except FileExistsError:
             continue
+        except BaseException:
+            backup.unlink(missing_ok=True)
+            raise
         return backup
-    raise InvalidRequest(f"there is no free name beside {target}")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CLIENTS = ("openai", "open-webui", "anthropic", "ollama", "langchain", "continue", "claude-code")
 
+# Claude Code sends its value beside the key it was given, and a server refuses two that differ.
+_OTHER_KEY = "ANTHROPIC_API_KEY"
 _HIDDEN_KEY = "<key of the server>"
 
 
@@ -144,6 +146,8 @@ def _write(client: str, connection: Connection, file: Path | None, own: Path | N
                 f"Continue reads {older} now, and would no longer with a config.yaml beside it",
                 hint=f"move its settings there first, or `llmserve connect {client} --write --file {path}`",
             )
+    if client == "claude-code" and os.environ.get(_OTHER_KEY):
+        warn(f"{_OTHER_KEY} is set in this shell, and would be sent too: unset it where Claude Code runs")
     result = rewrite(path, _edit(client, connection), private=connection.key is not None)
     if not result.changed:
         talk(f"{result.path} says so already")

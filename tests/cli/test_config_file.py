@@ -76,16 +76,28 @@ def test_a_change_by_somebody_else_is_not_lost(file: Path) -> None:
     assert (file.read_text(), others(file)) == ("theirs", [])
 
 
-@pytest.mark.parametrize("fails", ["write_durably", "rename_durably"])
-def test_a_full_disk_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
-    def no_room(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(("written", "left"), [(0, []), (1, []), (2, ["settings.json.bak"])])
+def test_a_full_disk_leaves_the_old_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch, written: int, left: list[str]
+) -> None:
+    """The disk is full for the new file, for the old one's, or for the name of the new one."""
+    room = iter(range(written))
 
-    monkeypatch.setattr(config_file, fails, no_room)
+    def no_room() -> None:
+        if next(room, None) is None:
+            raise OSError(28, "No space left on device")
+
+    def write(path: Path, content: bytes) -> None:
+        path.write_bytes(content[:1])
+        no_room()
+        path.write_bytes(content)
+
+    monkeypatch.setattr(config_file, "write_durably", write)
+    monkeypatch.setattr(config_file, "rename_durably", lambda *_: no_room())
     with pytest.raises(InsufficientStorage):
         rewrite(file, lambda _: "new", private=False)
     assert file.read_text() == "old"
-    assert not [name for name in others(file) if name.endswith(".new")]
+    assert others(file) == left
 
 
 def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
@@ -93,7 +105,8 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b" " * (1024 * 1024 + 1))
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     (tmp_path / "file").touch()
-    for name in ("", "pipe", "large", "bytes", "file/below"):
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("", "pipe", "large", "bytes", "file/below", "loop"):
         with pytest.raises(InvalidRequest):
             rewrite(tmp_path / name, lambda _: "new", private=False)
 

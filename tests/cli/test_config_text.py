@@ -142,6 +142,7 @@ class TestModel:
             "models: {a: 1}\n",
             "just text",
             "a: 1\n---\nb: 2\n",
+            "? [a, b]\n: 1\n",
             "{name: x, version: 1}\n",
             "a: 1\n...\n",
             "models: &all\n  - name: other\nagain: *all\n",

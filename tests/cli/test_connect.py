@@ -25,7 +25,7 @@ def person(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("LLMSERVE_CONFIG", str(tmp_path / "settings.toml"))
     for name in ("API_KEY", "UDS", "HOST", "OLLAMA_PORT", "LOCKED"):
         monkeypatch.delenv(f"LLMSERVE_{name}", raising=False)
-    for name in ("CLAUDE_CONFIG_DIR", "CONTINUE_GLOBAL_DIR"):
+    for name in ("CLAUDE_CONFIG_DIR", "CONTINUE_GLOBAL_DIR", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -177,6 +177,13 @@ class TestWritten:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert "settings.json.bak" in result.err
         assert "already" in invoke("connect", "claude-code", "--write").err
+
+    def test_claude_code_with_a_key_of_its_own(
+        self, invoke: Invoke, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-of-the-person")
+        result = invoke("connect", "claude-code", "--write")
+        assert (result.code, "unset it" in result.err, "sk-of" in result.err) == (0, True, False)
 
     def test_claude_code_elsewhere(
         self, invoke: Invoke, gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
