@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -127,6 +128,22 @@ class TestMore:
         assert log.more() == "c\n"
         first.end()
         second.end()
+
+    def test_what_was_written_last_of_all(self, log: LogFile, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A run ends, and the next one begins, between the reading of the one and the look for the other."""
+        log.last(1)
+        first = Run(home)
+        log.more()
+        look = LogFile._next_run
+
+        def meanwhile(file: LogFile) -> BinaryIO | None:
+            first.write("last words\n")
+            ran(home, "next\n")
+            return look(file)
+
+        monkeypatch.setattr(LogFile, "_next_run", meanwhile)
+        assert log.more() == "last words\nnext\n"
+        first.end()
 
     def test_a_line_that_was_shown_unfinished_is_ended(self, home: Path) -> None:
         ran(home, "cut off")
