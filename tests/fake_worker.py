@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from llmserve.types import EnginePlan, InstalledModel
 
 DEFAULT_TOKENS = ["Hello", " from", " the", " fake", " worker", "."]
-COMPUTED = {"object": "list", "data": [], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+COMPUTED = {"object": "list", "data": [], "usage": {"prompt_tokens": 3, "total_tokens": 3}, "count": 3}
 GARBAGE = b"\x00\xff\xfe this is not the protocol \x00"
 GATE_POLL_SECONDS = 0.005
 

@@ -42,7 +42,7 @@ class AnthropicRoutes:
 
     async def count_tokens(self, request: Request) -> ASGIApp:
         parsed = await self._dialect.read(request, CountTokensRequest)
-        call = await self._dialect.prepare(request, parsed.request.internal)
+        call = await self._dialect.prepare(request, parsed.request.counted)
         return Translated(self._dialect.relay(call, parsed.ignored_fields), CountTranslation(call.request_id))
 
     async def models(self, request: Request) -> Response:

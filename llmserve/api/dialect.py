@@ -22,6 +22,7 @@ from llmserve.openai.json import dump_json
 from llmserve.openai.parse import Parsed, parse_request
 from llmserve.openai.requests import ChatRequest, ModelRequest, SamplingRequest
 from llmserve.openai.schema import Schema
+from llmserve.openai.tokens import TokenizeChatRequest
 
 if TYPE_CHECKING:
     from llmserve.types import ModelKind
@@ -105,6 +106,8 @@ class Dialect:
 def _worker_path(request: ModelRequest) -> tuple[str, ModelKind]:
     if isinstance(request, EmbeddingRequest):
         return "/v1/embeddings", "embed"
+    if isinstance(request, TokenizeChatRequest):
+        return "/tokenize", "generate"
     return ("/v1/chat/completions" if isinstance(request, ChatRequest) else "/v1/completions"), "generate"
 
 

@@ -27,12 +27,12 @@ from llmserve.dialects.ollama.requests import (
     OllamaPullRequest,
     OllamaShowRequest,
 )
-from llmserve.dialects.responses.requests import ResponsesRequest
+from llmserve.dialects.responses.requests import InputTokensRequest, ResponsesRequest
 from llmserve.openai.embeddings import EmbeddingRequest
 from llmserve.openai.requests import ChatRequest, CompletionRequest, ModelRequest
 from llmserve.openai.rerank import RerankRequest
 from llmserve.openai.schema import Schema
-from llmserve.openai.tokens import DetokenizeRequest, TokenizeRequest
+from llmserve.openai.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 
 _SCHEMAS = "#/components/schemas/"
 _JSON = "application/json"
@@ -50,6 +50,7 @@ BODIES: Mapping[tuple[str, str], type[Schema]] = MappingProxyType(
         ("POST", "/tokenize"): TokenizeRequest,
         ("POST", "/detokenize"): DetokenizeRequest,
         ("POST", "/v1/responses"): ResponsesRequest,
+        ("POST", "/v1/responses/input_tokens"): InputTokensRequest,
         ("POST", "/v1/messages"): MessagesRequest,
         ("POST", "/v1/messages/count_tokens"): CountTokensRequest,
         ("POST", "/api/chat"): OllamaChatRequest,
@@ -69,6 +70,8 @@ BODIES: Mapping[tuple[str, str], type[Schema]] = MappingProxyType(
         ("POST", "/admin/stop"): ModelRequest,
     }
 )
+# A second form that a body may have instead.
+_OTHER_FORMS: Mapping[tuple[str, str], type[Schema]] = MappingProxyType({("POST", "/tokenize"): TokenizeChatRequest})
 _QUERIES: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         ("DELETE", "/models"): ("model",),
@@ -117,7 +120,7 @@ _WIDER: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType(
         ("MessagesRequest", "system"): _TEXT_OR_PARTS,
         ("CountTokensRequest", "system"): _TEXT_OR_PARTS,
         ("InputItem", "output"): _TEXT_OR_PARTS,
-        ("ResponsesRequest", "input"): _TEXT_OR_PARTS,
+        **{(name, "input"): _TEXT_OR_PARTS for name in ("ResponsesRequest", "InputTokensRequest")},
         ("CompletionRequest", "prompt"): _PROMPTS,
         ("EmbeddingRequest", "input"): _PROMPTS,
         ("OllamaEmbedRequest", "input"): _PROMPTS,
@@ -212,7 +215,9 @@ def _operation(method: str, path: str) -> dict[str, Any]:
         operation["parameters"] = parameters
     if (body := BODIES.get((method, path))) is not None:
         operation["summary"] = (body.__doc__ or "").partition("\n")[0]
-        schema = {"$ref": _SCHEMAS + body.__name__}
+        schema: dict[str, Any] = {"$ref": _SCHEMAS + body.__name__}
+        if (other := _OTHER_FORMS.get((method, path))) is not None:
+            schema = {"anyOf": [schema, {"$ref": _SCHEMAS + other.__name__}]}
         operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": schema}}}
     return operation
 
@@ -220,7 +225,7 @@ def _operation(method: str, path: str) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     from pydantic.json_schema import models_json_schema
 
-    kinds = list(dict.fromkeys(BODIES.values()))
+    kinds = list(dict.fromkeys([*BODIES.values(), *_OTHER_FORMS.values()]))
     _, defined = models_json_schema([(kind, "validation") for kind in kinds], ref_template=_SCHEMAS + "{model}")
     schemas: dict[str, Any] = defined["$defs"]
     for name, schema in schemas.items():

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import httpx2
@@ -77,7 +78,8 @@ class Relay:
         self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._demand = read_demand(scope, self._call.kind, self._call.keep_alive_seconds)
+        demand = read_demand(scope, self._call.kind, self._call.keep_alive_seconds)
+        self._demand = replace(demand, computes=self._call.computes)
         with self._metrics.in_flight.track_inprogress():
             await until_hang_up(receive, self._stream(scope, send) if self._call.stream else self._answer(send))
 

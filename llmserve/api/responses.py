@@ -19,9 +19,9 @@ from llmserve.api.background import BackgroundResponse, FollowedResponse
 from llmserve.api.dialect import Dialect, json_response
 from llmserve.api.response_store import FILE_NAME, KeptResponse, ResponseStore, page
 from llmserve.api.translated import Translated
-from llmserve.dialects.responses.answers import ResponseTranslation
+from llmserve.dialects.responses.answers import CountTranslation, ResponseTranslation
 from llmserve.dialects.responses.items import shown_items
-from llmserve.dialects.responses.requests import ResponsesRequest
+from llmserve.dialects.responses.requests import InputTokensRequest, ResponsesRequest
 from llmserve.dialects.responses.response import FINAL, ended, new_response
 from llmserve.errors import InvalidRequest, NotFound, TooManyRequests
 from llmserve.settings import home_directory
@@ -44,6 +44,7 @@ class ResponsesRoutes:
     def table(self) -> list[Route]:
         return [
             Route("/v1/responses", self.create, methods=["POST"]),
+            Route("/v1/responses/input_tokens", self.input_tokens, methods=["POST"]),
             Route("/v1/responses/{id}", self.retrieve, methods=["GET"]),
             Route("/v1/responses/{id}", self.delete, methods=["DELETE"]),
             Route("/v1/responses/{id}/cancel", self.cancel, methods=["POST"]),
@@ -85,6 +86,13 @@ class ResponsesRoutes:
 
         return Translated(relay, translation, keep)
 
+    async def input_tokens(self, request: Request) -> ASGIApp:
+        parsed = await self._dialect.read(request, InputTokensRequest)
+        asked = parsed.request
+        items = [*await self._earlier(asked), *shown_items(asked.input, "resp_counted")]
+        call = await self._dialect.prepare(request, lambda: asked.counted(items))
+        return Translated(self._dialect.relay(call, parsed.ignored_fields), CountTranslation())
+
     async def retrieve(self, request: Request) -> ASGIApp:
         id, query = request.path_params["id"], _query(request)
         background = self._background.get(id)
@@ -125,7 +133,7 @@ class ResponsesRoutes:
             raise InvalidRequest("`order` must be 'asc' or 'desc'", param="order")
         return json_response(page(kept.input, limit, query.get("after"), descending=order == "desc"))
 
-    async def _earlier(self, asked: ResponsesRequest) -> list[dict[str, Any]]:
+    async def _earlier(self, asked: InputTokensRequest) -> list[dict[str, Any]]:
         """The conversation that the request goes on with."""
         if asked.previous_response_id is None:
             return []

@@ -21,6 +21,7 @@ from llmserve.api.replies import HeaderList
 from llmserve.api.tasks import until_hang_up
 from llmserve.api.upstream import Call
 from llmserve.errors import InvalidRequest
+from llmserve.openai.chat_input import ChatInput
 from llmserve.openai.json import dump_json, parse_json
 from llmserve.openai.parse import (
     parse_chat,
@@ -94,7 +95,8 @@ class Routes:
     async def _relayed(
         self, request: Request, parse: Callable[..., Parsed[Any]], path: str, kind: ModelKind | None
     ) -> ASGIApp:
-        """The response to a request for the worker's `path`, which a model of `kind` can answer (None: any)."""
+        """The response to a request for the worker's `path`, which a model of `kind` can answer (None: any, as far as
+        it is no chat)."""
         self._gateway.check_open()
         raw = await request.body()
         strict = bool(self._gateway.settings.strict)
@@ -107,7 +109,7 @@ class Routes:
         call = Call(
             path=path,
             model=parsed.request.model,
-            kind=kind,
+            kind="generate" if isinstance(parsed.request, ChatInput) else kind,
             stream=isinstance(parsed.request, SamplingRequest) and parsed.request.stream,
             body=body,
             request_id=request.state.request_id,

@@ -24,6 +24,9 @@ _CONNECT_SECONDS = 5.0
 # The kernel closes a dead worker's socket before its parent has collected the exit status.
 _OBITUARY_SECONDS = 0.3
 
+# Where a worker answers without its engine.
+_LOOKED_UP = frozenset({"/tokenize", "/detokenize"})
+
 _EVENT_END = b"\n\n"
 _EVENT_STARTS = (b"data:", b":")
 _NO_EVENT = re.compile(rb"\n\n(?!data:|:|\Z)")
@@ -46,6 +49,11 @@ class Call:
     body: bytes
     request_id: str
     keep_alive_seconds: float | None = None
+
+    @property
+    def computes(self) -> bool:
+        """Whether the model has to compute for it: tokens are only looked up."""
+        return self.path not in _LOOKED_UP
 
 
 class Nonsense(WorkerDied):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import talk
 
 
 @click.command("cp")
-@click.argument("model")
+@click.argument("model", shell_complete=installed_models)
 @click.argument("name")
 def command(model: str, name: str) -> None:
     """Give MODEL the further NAME (family:tag).

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import bytes_text, talk
 
 
 @click.command("export")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=installed_models)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The bundle to write (.tar)."
 )

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import talk
 
 
 @click.command("lock")
-@click.argument("models", metavar="[MODEL...]", nargs=-1)
+@click.argument("models", metavar="[MODEL...]", nargs=-1, shell_complete=installed_models)
 @click.option(
     "-o",
     "--output",

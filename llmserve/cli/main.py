@@ -21,6 +21,8 @@ from llmserve.cli.terminal import show_error
 from llmserve.errors import LlmserveError
 
 PROGRAM = "llmserve"
+# By which click is told that a shell wants completions, and for what.
+COMPLETION_VARIABLE = "_LLMSERVE_COMPLETE"
 COMMANDS = (
     "run",
     "pull",
@@ -41,6 +43,9 @@ COMMANDS = (
     "ps",
     "stop",
     "serve",
+    "connect",
+    "logs",
+    "completion",
     "plan",
     "probe",
     "doctor",
@@ -68,7 +73,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             import difflib
 
             similar = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -112,6 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A terminal that cannot show a character gets a question mark instead of a crash.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if COMPLETION_VARIABLE in os.environ:
+        from llmserve.cli.completion import prepare
+
+        prepare()
     try:
         result: Any = llmserve.main(arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()

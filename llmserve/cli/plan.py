@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmserve.cli.bars import legend, memory_bar
+from llmserve.cli.model_names import known_models
 from llmserve.cli.options import plan_options
 from llmserve.cli.terminal import bytes_text, print_json, print_table
 from llmserve.errors import InvalidRequest
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("plan")
-@click.argument("model")
+@click.argument("model", shell_complete=known_models)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--hardware",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from llmserve.cli.model_names import known_models
 from llmserve.cli.sizes import BYTE_RATE
 from llmserve.errors import InvalidRequest
 from llmserve.types import Engine, ModelFormat
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("pull")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=known_models)
 @click.option(
     "--quant", metavar="NAME", help="The quantization, as in Q4_K_M, instead of the one that suits this machine."
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import bytes_text, talk, warn
 
 
 @click.command("quantize")
-@click.argument("model")
+@click.argument("model", shell_complete=installed_models)
 @click.argument("type_name", metavar="TYPE")
 @click.option("-o", "--output", metavar="NAME", help="The name of what is made (family:tag).")
 @click.option("--make-room", is_flag=True, default=None, help="Remove what was used longest ago, without asking.")

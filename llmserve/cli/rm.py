@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import bytes_text, talk
 
 
 @click.command("rm")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=installed_models)
 def command(models: tuple[str, ...]) -> None:
     """Remove models from this disk.
 

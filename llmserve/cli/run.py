@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmserve.cli.model_names import known_models
 from llmserve.cli.parameters import PARAMETER_TYPES, Parameters, read_schema
 from llmserve.errors import LlmserveError, ModelNotFound
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.argument("model")
+@click.argument("model", shell_complete=known_models)
 @click.argument("prompt", nargs=-1)
 @click.option("--system", type=PARAMETER_TYPES["system"], help="The system message.")
 @click.option("--temperature", type=PARAMETER_TYPES["temperature"], help="0 always takes the likeliest token.")

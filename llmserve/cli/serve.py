@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.options import plan_options
 from llmserve.cli.terminal import warn
 from llmserve.errors import InvalidRequest, ModelNotFound
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("serve")
-@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=installed_models)
 @click.option("--host", metavar="ADDRESS", help="The address to listen on (default: 127.0.0.1).")
 @click.option("--port", type=int, help="The port to listen on (default: 11435).")
 @click.option("--uds", type=click.Path(path_type=Path), metavar="PATH", help="Listen on this Unix socket instead.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import age_text, bytes_text, print_answer, print_json, print_table
 from llmserve.errors import InvalidRequest, ModelNotFound
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("model")
+@click.argument("model", shell_complete=installed_models)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--template", is_flag=True, help="Print the chat template and nothing else.")
 def command(model: str, as_json: bool, template: bool) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from llmserve.cli.model_names import installed_models
+
 
 @click.command("stop")
-@click.argument("model")
+@click.argument("model", shell_complete=installed_models)
 def command(model: str) -> None:
     """Unload a model from the running server."""
     from llmserve.cli.connection import running_gateway

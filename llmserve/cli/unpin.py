@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.pin import set_pinned
 from llmserve.cli.terminal import talk
 
 
 @click.command("unpin")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=installed_models)
 def command(models: tuple[str, ...]) -> None:
     """Let pinned models go again.
 

@@ -6,11 +6,12 @@ import dataclasses
 
 import click
 
+from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import bytes_text, print_json, print_table
 
 
 @click.command("verify")
-@click.argument("models", metavar="[MODEL...]", nargs=-1)
+@click.argument("models", metavar="[MODEL...]", nargs=-1, shell_complete=installed_models)
 @click.option("--repair", is_flag=True, help="Fetch damaged files again, from the same commit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(models: tuple[str, ...], repair: bool, as_json: bool) -> int:

@@ -42,3 +42,8 @@ def read_answer(body: bytes) -> ChatAnswer:
         counts=counts(answer) or _NOTHING_COUNTED,
         logprobs=tuple((choice.get("logprobs") or {}).get("content") or ()) if message else (),
     )
+
+
+def read_count(body: bytes) -> int:
+    """How many tokens a prompt has by the `/tokenize` answer in `body`. Raises as `read_answer` does."""
+    return int(json.loads(body)["count"])

@@ -37,8 +37,13 @@ class Admission:
             raise WrongModelKind.of(record.name, instance.plan.kind)
         if demand.keep_alive_seconds is not None:
             record.keep_alive_seconds = demand.keep_alive_seconds
-        if record.state == "ready" and instance is not None and instance.usable and instance.has_place:
-            return self._grant(record, instance)
+        if (
+            record.state == "ready"
+            and instance is not None
+            and instance.usable
+            and (instance.has_place or not demand.computes)
+        ):
+            return self._grant(record, instance, demand)
         waiter = Waiter(demand)
         if demand.kind != "embed":
             # A document makes hundreds of embedding requests at once. They are short and computed together, and
@@ -56,7 +61,7 @@ class Admission:
                 return
             waiter = record.waiters.pop()
             if not waiter.done():
-                waiter.set_result(self._grant(record, instance))
+                waiter.set_result(self._grant(record, instance, waiter.demand))
 
     def abandon(self, record: ModelRecord, waiter: Waiter) -> None:
         """The request behind `waiter` was cancelled, perhaps after its answer had been decided."""
@@ -120,17 +125,25 @@ class Admission:
         if demand.max_wait_seconds is not None and wait is not None and wait > demand.max_wait_seconds:
             raise self.too_late(record)
 
-    def _grant(self, record: ModelRecord, instance: Instance) -> Lease:
+    def _grant(self, record: ModelRecord, instance: Instance, demand: Demand) -> Lease:
         granted_at = self._clock()
 
         def give_back(lease: Lease) -> None:
             instance.leases.discard(lease)
             if instance.usable:
-                record.times.note(self._clock() - granted_at)
+                if demand.computes:
+                    record.times.note(self._clock() - granted_at)
                 record.breaker(instance.plan).succeeded()
             self._place_is_free(record, instance)
 
-        lease = Lease(instance.model, instance.plan, instance.worker, give_back, fallback=instance.fallback)
+        lease = Lease(
+            instance.model,
+            instance.plan,
+            instance.worker,
+            give_back,
+            fallback=instance.fallback,
+            takes_place=demand.computes,
+        )
         instance.leases.add(lease)
         return lease
 

@@ -18,7 +18,8 @@ class Lease:
 
     A worker may still die, or be stopped at the end of the gateway's drain: `died` is set then, `reason()` says why,
     and requests through `client` fail. A dead worker's connections may break some milliseconds before `died` is set.
-    `fallback` says why the model runs otherwise than was planned first, None if it does not.
+    `fallback` says why the model runs otherwise than was planned first, None if it does not. `takes_place`: it counts
+    among those that the worker computes.
     """
 
     def __init__(
@@ -29,10 +30,12 @@ class Lease:
         release: Callable[[Lease], None],
         *,
         fallback: str | None = None,
+        takes_place: bool = True,
     ) -> None:
         self.model = model
         self.plan = plan
         self.fallback = fallback
+        self.takes_place = takes_place
         self._worker = worker
         self._give_back: Callable[[Lease], None] | None = release
 

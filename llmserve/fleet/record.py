@@ -72,7 +72,7 @@ class Instance:
 
     @property
     def has_place(self) -> bool:
-        return self.places is None or len(self.leases) < self.places
+        return self.places is None or sum(lease.takes_place for lease in self.leases) < self.places
 
     def bytes_on(self, device: str) -> int:
         return sum(memory.total for memory in self.plan.memory if memory.device == device)

@@ -17,6 +17,7 @@ from llmserve.llama.output.tools import Tool
 from llmserve.llama.prompt import Chat
 from llmserve.llama.thought_gate import Speller, ThoughtGate
 from llmserve.llama.token_rule import TokenRule
+from llmserve.openai.chat_input import ChatInput
 from llmserve.openai.requests import ChatRequest
 from llmserve.openai.tools import FunctionTool, NamedTool
 
@@ -36,6 +37,30 @@ class ModelOutput:
     tokenize: Callable[[str], list[int]]
     spell: Callable[[int], str]
 
+    def format(self, asked: ChatInput) -> OutputFormat:
+        return self.with_tools if asked.offered_tools else self.plain
+
+    def chat(self, asked: ChatInput) -> Chat:
+        """What to render."""
+        form = self.format(asked)
+        messages: list[Mapping[str, Any]] = [message.model_dump(exclude_defaults=True) for message in asked.messages]
+        tools = [tool.for_template() for tool in asked.offered_tools]
+        if tools and not form.accepts_tools:
+            messages, tools = with_tools_prompt(messages, tools), []
+        stated = asked.chat_template_kwargs
+        enable_thinking = stated.get("enable_thinking")
+        control = form.control.arguments(
+            asked.reasoning_effort, enable_thinking if isinstance(enable_thinking, bool) else None
+        )
+        return Chat(
+            messages,
+            tools=tools,
+            documents=[document.model_dump(exclude_none=True) for document in asked.documents],
+            arguments={**control, **stated},
+            add_generation_prompt=asked.add_generation_prompt is not False,
+            continue_final_message=asked.continue_final_message,
+        )
+
 
 class ChatOutput:
     """The same for one request."""
@@ -43,29 +68,13 @@ class ChatOutput:
     def __init__(self, model: ModelOutput, request: ChatRequest) -> None:
         self._model = model
         self._request = request
-        self._offered = request.tools if request.tool_choice != "none" else ()
-        self._format = model.with_tools if self._offered else model.plain
+        self._offered = request.offered_tools
+        self._format = model.format(request)
 
-    @cached_property
+    @property
     def chat(self) -> Chat:
         """What to render."""
-        request = self._request
-        messages: list[Mapping[str, Any]] = [message.model_dump(exclude_defaults=True) for message in request.messages]
-        tools = [tool.for_template() for tool in self._offered]
-        if tools and not self._format.accepts_tools:
-            messages, tools = with_tools_prompt(messages, tools), []
-        stated = request.chat_template_kwargs
-        enable_thinking = stated.get("enable_thinking")
-        control = self._format.control.arguments(
-            request.reasoning_effort, enable_thinking if isinstance(enable_thinking, bool) else None
-        )
-        return Chat(
-            messages,
-            tools=tools,
-            documents=[document.model_dump(exclude_none=True) for document in request.documents],
-            arguments={**control, **stated},
-            continue_final_message=request.continue_final_message,
-        )
+        return self._model.chat(self._request)
 
     @cached_property
     def grammars(self) -> list[Grammar]:

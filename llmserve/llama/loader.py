@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmserve.errors import InvalidModel
+from llmserve.errors import InvalidModel, WrongModelKind
 from llmserve.llama.built_in_templates import built_in, choose_built_in
 from llmserve.llama.chat_output import ModelOutput
 from llmserve.llama.constraint import ConstraintFactory
@@ -32,6 +32,7 @@ from llmserve.llama.split_cache import SplitCache
 from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.templates import DEFAULT, NAMES, Templates
 from llmserve.llama.tokens import TokenService
+from llmserve.openai.chat_input import ChatInput
 from llmserve.types import EnginePlan
 
 if TYPE_CHECKING:
@@ -114,7 +115,11 @@ class Loader:
         embedder = Embedder(runner, step_tokens, loop.call_soon_threadsafe)
         model = EmbeddingModel(self._name, runner.context, runner.width, runner.ranks)
         pairs = PairWriter(runner.vocabulary, runner.pair_marks, runner.rerank_template)
-        self.tokens = TokenService(runner.vocabulary, runner.context)
+
+        def no_chat(_: ChatInput) -> list[int]:
+            raise WrongModelKind.of(self._name, "rank" if runner.ranks else "embed")
+
+        self.tokens = TokenService(runner.vocabulary, runner.context, no_chat)
         runner.warm_up()
         embedder.start()
         return EmbeddingService(embedder, model, runner.vocabulary, pairs)
@@ -156,12 +161,12 @@ class Loader:
             choices_of_metadata(runner.metadata(METADATA_KEYS)),
             drafts=plan.speculation and runner.cuttable,
         )
-        self.tokens = TokenService(vocabulary, context)
         self._for_grammars.set_up(
             lambda: vocabulary_setup(vocabulary.spellings(), vocabulary.special(), vocabulary.ends)
         )
         constraints = ConstraintFactory(self._for_grammars.ask, runner.grammar_tokenizer, vocabulary.size)
         output = self._output(runner, templates, prompts)
+        self.tokens = TokenService(vocabulary, context, lambda asked: prompts.chat_tokens(output.chat(asked)))
         runner.warm_up()
         engine.start()
         return Service(engine, facts, output, prompts, constraints, self._keeper(engine, scheduler, runner))

@@ -85,6 +85,15 @@ class PromptBuilder:
 
         Raises `InvalidRequest` (the template fails, with the code `template_error`) or `ContextLengthExceeded`.
         """
+        prompt = self._chat(chat, min(_LONGEST_PROMPT, self._context * _MOST_BYTES_PER_TOKEN))
+        self._check_length(prompt.tokens, "messages")
+        return prompt
+
+    def chat_tokens(self, chat: Chat) -> list[int]:
+        """The same tokens, more than the context holds too. Raises as `chat` does, the latter above 32 MiB of text."""
+        return self._chat(chat, _LONGEST_PROMPT).tokens
+
+    def _chat(self, chat: Chat, most_characters: int) -> ChatPrompt:
         name = self._templates.choose(tools=bool(chat.tools), documents=bool(chat.documents))
         messages = shape(chat.messages, self._templates.capabilities(name))
         tools = _json(chat.tools) if chat.tools else ""
@@ -99,8 +108,7 @@ class PromptBuilder:
             "documents": self._guard.mark_all(chat.documents, marks) or None,
             "add_generation_prompt": chat.add_generation_prompt and not chat.continue_final_message,
         }
-        most = min(_LONGEST_PROMPT, self._context * _MOST_BYTES_PER_TOKEN)
-        text = marks.restored(self._templates.render(name, variables, most))
+        text = marks.restored(self._templates.render(name, variables, most_characters))
         if chat.continue_final_message:
             text, found, _ = text.rpartition(marks.end)
             if not found:
@@ -113,7 +121,7 @@ class PromptBuilder:
         for part, special in self._guard.parts(text, marks):
             tokens += self._vocabulary.tokenize(part, special=special)
         ending = text[-_ENDING_CHARACTERS:].translate({ord(marks.opening): None, ord(marks.closing): None})
-        return ChatPrompt(self._checked(tokens, "messages"), ending)
+        return ChatPrompt(self._begun(tokens, "messages"), ending)
 
     def completion(self, prompt: str | Sequence[int], vocabulary_size: int) -> list[int]:
         """Prompt tokens of a raw prompt: control tokens in it are recognised, since there is no template to write them.
@@ -146,15 +154,22 @@ class PromptBuilder:
         return self._checked([prefix_marker, *before, suffix_marker, *after, middle_marker], "suffix")
 
     def _checked(self, tokens: list[int], param: str, *, add_bos: bool = True) -> list[int]:
+        tokens = self._begun(tokens, param, add_bos=add_bos)
+        self._check_length(tokens, param)
+        return tokens
+
+    def _begun(self, tokens: list[int], param: str, *, add_bos: bool = True) -> list[int]:
         if add_bos and self._vocabulary.adds_bos and tokens[:1] != [self._vocabulary.bos]:
             tokens.insert(0, self._vocabulary.bos)
         if not tokens:
             raise InvalidRequest("the prompt is empty", param=param)
+        return tokens
+
+    def _check_length(self, tokens: Sequence[int], param: str) -> None:
         if len(tokens) >= self._context:
             raise ContextLengthExceeded(
                 f"this model's context is {self._context} tokens and the prompt has {len(tokens)}", param=param
             )
-        return tokens
 
     def _bound(self, text: str) -> None:
         if len(text) > self._context * _MOST_BYTES_PER_TOKEN:

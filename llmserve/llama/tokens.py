@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 from llmserve.errors import ContextLengthExceeded, InvalidRequest
-from llmserve.openai.tokens import DetokenizeRequest, TokenizeRequest, detokenize_answer, tokenize_answer
+from llmserve.openai.chat_input import ChatInput
+from llmserve.openai.tokens import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeRequest,
+    detokenize_answer,
+    tokenize_answer,
+)
 
 # No vocabulary has longer tokens than a few hundred bytes, so that a text above this many characters per token of
 # context is refused before it is taken apart.
@@ -20,19 +27,28 @@ class Vocabulary(Protocol):
 
     def tokenize(self, text: str, *, special: bool, whole: bool = False) -> list[int]: ...
     def detokenize(self, tokens: Collection[int]) -> str: ...
+    def entry(self, token: int) -> str: ...
 
 
 class TokenService:
-    """Both methods block for as long as the text is long."""
+    """`chat_tokens` gives the tokens of a chat's prompt. Both methods block for as long as the text is long."""
 
-    def __init__(self, vocabulary: Vocabulary, context: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, context: int, chat_tokens: Callable[[ChatInput], list[int]]) -> None:
         self._vocabulary = vocabulary
         self._context = context
+        self._chat_tokens = chat_tokens
 
-    def tokenize(self, request: TokenizeRequest) -> dict[str, Any]:
-        """The ids of the request's text, however many: more than the context holds are no error here."""
-        tokens = self._vocabulary.tokenize(request.prompt, special=False, whole=request.add_special_tokens)
-        return tokenize_answer(tokens, self._context)
+    def tokenize(self, request: TokenizeRequest | TokenizeChatRequest) -> dict[str, Any]:
+        """The ids of the request's text or prompt, however many: more than the context holds are no error here.
+
+        Raises what `chat_tokens` does.
+        """
+        if isinstance(request, TokenizeChatRequest):
+            tokens = self._chat_tokens(request)
+        else:
+            tokens = self._vocabulary.tokenize(request.prompt, special=False, whole=request.add_special_tokens)
+        entries = [self._vocabulary.entry(token) for token in tokens] if request.return_token_strs else None
+        return tokenize_answer(tokens, self._context, entries)
 
     def detokenize(self, request: DetokenizeRequest) -> dict[str, Any]:
         """The text of the request's ids. Raises `InvalidRequest` for one outside the vocabulary."""

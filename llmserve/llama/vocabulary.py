@@ -56,6 +56,11 @@ class Vocabulary:
         """The bytes of `token`, a control token written out."""
         return self.piece(token) or self._read_piece(token, special=True)
 
+    def entry(self, token: int) -> str:
+        """How the vocabulary itself writes `token`, for instance with `Ġ` or `▁` for a space."""
+        text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
+        return text.decode(errors="replace")
+
     def control_texts(self) -> tuple[str, ...]:
         """How the control tokens are written, longest first."""
         texts = {

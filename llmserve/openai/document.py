@@ -19,7 +19,7 @@ from llmserve.openai.messages import Message
 from llmserve.openai.requests import ChatRequest, CompletionRequest
 from llmserve.openai.rerank import RerankRequest
 from llmserve.openai.schema import Schema
-from llmserve.openai.tokens import DetokenizeRequest, TokenizeRequest
+from llmserve.openai.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 
 DOCUMENTED: tuple[type[Schema], ...] = (
     ChatRequest,
@@ -28,6 +28,7 @@ DOCUMENTED: tuple[type[Schema], ...] = (
     EmbeddingRequest,
     RerankRequest,
     TokenizeRequest,
+    TokenizeChatRequest,
     DetokenizeRequest,
 )
 

@@ -48,7 +48,6 @@ _NO_AUDIO = "this server writes text, not audio"
 _NO_TEMPLATE = "a text completion has no chat template"
 _OWN_TEMPLATE = "the model's own chat template is used as it is"
 _OWN_WHITE_SPACE = "how much white space JSON may hold is fixed"
-_IDS_ONLY = "the answer holds token ids alone; ask for the text of some with `/detokenize`"
 _NO_ACCOUNTS = "there are no end-user accounts here, and requests are not kept"
 _OWN_CACHE = "the prompt cache is always on, finds shared prefixes by itself and lives with the model"
 
@@ -121,8 +120,14 @@ EMBEDDING_POLICY: Policy = {
 }
 
 TOKENIZE_POLICY: Policy = {
-    "messages": Refused("only text is taken apart here; a chat's answer states the tokens of its prompt"),
     "parse_special": Refused("text never becomes control tokens", harmless=(False,)),
-    "with_pieces": Refused(_IDS_ONLY, harmless=(False,)),
-    "return_token_strs": Refused(_IDS_ONLY, harmless=(False,)),
+    "with_pieces": Refused("use `return_token_strs`", harmless=(False,)),
+}
+
+TOKENIZE_CHAT_POLICY: Policy = {
+    "prompt": Refused("a request has either `prompt` or `messages`"),
+    "content": Refused("a request has either `content` or `messages`"),
+    "chat_template": Refused(_OWN_TEMPLATE),
+    "add_special_tokens": WithoutEffect("the prompt has the special tokens that the chat's has, whatever the value"),
+    **TOKENIZE_POLICY,
 }

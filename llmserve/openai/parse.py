@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -13,7 +13,7 @@ from llmserve.openai.json import parse_json
 from llmserve.openai.requests import ChatRequest, CompletionRequest
 from llmserve.openai.rerank import RerankRequest
 from llmserve.openai.schema import IgnoredFields, Schema, invalid_request
-from llmserve.openai.tokens import DetokenizeRequest, TokenizeRequest
+from llmserve.openai.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 
 R = TypeVar("R", bound=Schema)
 
@@ -49,9 +49,12 @@ def parse_rerank(raw: bytes, *, strict: bool = False) -> Parsed[RerankRequest]:
     return parse_request(RerankRequest, raw, strict=strict)
 
 
-def parse_tokenize(raw: bytes, *, strict: bool = False) -> Parsed[TokenizeRequest]:
-    """The tokenise request in `raw`; otherwise as `parse_chat`."""
-    return parse_request(TokenizeRequest, raw, strict=strict)
+def parse_tokenize(raw: bytes, *, strict: bool = False) -> Parsed[TokenizeRequest] | Parsed[TokenizeChatRequest]:
+    """The tokenise request in `raw`, of a chat where it has `messages`; otherwise as `parse_chat`."""
+    body = _object(raw)
+    if body.get("messages") is not None:
+        return _validated(TokenizeChatRequest, body, strict=strict)
+    return _validated(TokenizeRequest, body, strict=strict)
 
 
 def parse_detokenize(raw: bytes, *, strict: bool = False) -> Parsed[DetokenizeRequest]:
@@ -61,9 +64,17 @@ def parse_detokenize(raw: bytes, *, strict: bool = False) -> Parsed[DetokenizeRe
 
 def parse_request(kind: type[R], raw: bytes, *, strict: bool = False) -> Parsed[R]:
     """The request of the schema `kind` in `raw`; otherwise as `parse_chat`."""
+    return _validated(kind, _object(raw), strict=strict)
+
+
+def _object(raw: bytes) -> dict[str, Any]:
     body = parse_json(raw)
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
+    return body
+
+
+def _validated(kind: type[R], body: dict[str, Any], *, strict: bool) -> Parsed[R]:
     ignored = IgnoredFields()
     try:
         request = kind.model_validate(body, context=ignored)

@@ -5,13 +5,13 @@ A field's description is its row in `docs/api.md`. None (or an empty tuple) mean
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import AliasChoices, BeforeValidator, FailFast, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
 
+from llmserve.openai.chat_input import ChatInput
 from llmserve.openai.fields import CHAT_POLICY, COMPLETION_POLICY, STREAM_OPTIONS_POLICY, Policy
 from llmserve.openai.json_schema import SCHEMA_BOUNDS
-from llmserve.openai.messages import Message
 from llmserve.openai.prompts import Prompts, prompts
 from llmserve.openai.response_format import ResponseFormat
 from llmserve.openai.sampling import Sampling
@@ -22,16 +22,7 @@ from llmserve.openai.structured_outputs import (
     MAX_REGEX_CHARACTERS,
     StructuredOutputs,
 )
-from llmserve.openai.template import (
-    MAX_ARGUMENT_CHARACTERS,
-    MAX_ARGUMENTS,
-    MAX_DOCUMENTS,
-    Documents,
-    TemplateArguments,
-)
-from llmserve.openai.tools import MAX_TOOLS, MAX_TOOLS_BYTES, FunctionTool, NamedTool, ToolChoice, Tools
 
-MAX_MESSAGES = 4096
 MAX_PROMPTS = 64
 MAX_CHOICES = 8
 MAX_STOP_STRINGS = 16
@@ -139,32 +130,12 @@ class SamplingRequest(Sampling, ModelRequest):
         return request.model_dump_json(exclude_unset=True, by_alias=True).encode()
 
 
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
-
-class ChatRequest(SamplingRequest):
+class ChatRequest(ChatInput, SamplingRequest):
     """A body of `POST /v1/chat/completions`."""
 
     policy: ClassVar[Policy] = CHAT_POLICY
-    extensions: ClassVar[frozenset[str]] = SamplingRequest.extensions | {
-        *("thinking_token_budget", "chat_template_kwargs", "documents"),
-        *("add_generation_prompt", "continue_final_message"),
-    }
+    extensions: ClassVar[frozenset[str]] = SamplingRequest.extensions | ChatInput.extensions | {"thinking_token_budget"}
 
-    messages: Annotated[tuple[Message, ...], FailFast(), Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
-        description=f"The conversation so far: 1 to {MAX_MESSAGES} messages."
-    )
-    tools: Tools = Field(
-        default=(),
-        description=f"Up to {MAX_TOOLS} functions the model may call, {MAX_TOOLS_BYTES // 1024} KiB in all, each with "
-        "a `name` of its own (1 to 64 letters, digits, underscores, dots and dashes), `description`, `parameters` "
-        f"(a JSON schema, {SCHEMA_BOUNDS}) and `strict`.",
-    )
-    tool_choice: ToolChoice | None = Field(
-        default=None,
-        description='`none`, `auto` (the default), `required`, or `{"type": "function", "function": {"name": NAME}}`; '
-        "the last two only with `tools`, of which NAME is one.",
-    )
     parallel_tool_calls: StrictBool = Field(
         default=True, description="Whether the answer may call more than one function."
     )
@@ -174,55 +145,17 @@ class ChatRequest(SamplingRequest):
         description=f"0 to {MAX_TOP_LOGPROBS}: so many of the likeliest tokens are reported beside each. "
         "Only with `logprobs`.",
     )
-    reasoning_effort: ReasoningEffort | None = Field(
-        default=None,
-        description="`none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`: how much the model thinks, where "
-        "its template knows levels; `none` turns thinking off where it can be.",
-    )
     thinking_token_budget: Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS)] | None = Field(
         default=None, description="After so many tokens of thinking the model has to answer."
-    )
-    chat_template_kwargs: TemplateArguments = Field(
-        default={},
-        description=f"Up to {MAX_ARGUMENTS} names and plain values for the model's chat template, such as "
-        f"`enable_thinking`: true, false, numbers and strings of up to {MAX_ARGUMENT_CHARACTERS} characters. Names "
-        "that the server or the template language defines are refused.",
-    )
-    documents: Documents = Field(
-        default=(),
-        description=f"Up to {MAX_DOCUMENTS} texts (`text`, `title`) for templates that know documents.",
-    )
-    add_generation_prompt: StrictBool | None = Field(
-        default=None,
-        description="Whether the prompt ends with the start of a new answer. The opposite of "
-        "`continue_final_message`, and need not be stated.",
-    )
-    continue_final_message: StrictBool = Field(
-        default=False,
-        description="Go on with the last message, which must be an `assistant`'s with text and without `tool_calls`.",
     )
 
     @property
     def reported_alternatives(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    @property
-    def demanded_tools(self) -> tuple[FunctionTool, ...]:
-        """The tools of which the answer must call one; empty where it may be text."""
-        if isinstance(self.tool_choice, NamedTool):
-            name = self.tool_choice.function.name
-            return tuple(tool for tool in self.tools if tool.function.name == name)
-        return self.tools if self.tool_choice == "required" else ()
-
     @model_validator(mode="after")
-    def _check_tool_choice(self) -> Self:
-        if self.tool_choice in (None, "none", "auto"):
-            return self
-        if not self.tools:
-            refuse("is only allowed with `tools`", "tool_choice")
-        if not self.demanded_tools:
-            refuse("is not among `tools`", "tool_choice", "function", "name")
-        if self.structured_outputs is not None:
+    def _check_one_form_is_demanded(self) -> Self:
+        if self.demanded_tools and self.structured_outputs is not None:
             refuse("cannot be combined with a `tool_choice` that demands a call", "structured_outputs")
         return self
 
@@ -234,15 +167,8 @@ class ChatRequest(SamplingRequest):
 
     @model_validator(mode="after")
     def _check_where_the_answer_starts(self) -> Self:
-        if not self.continue_final_message:
-            if self.add_generation_prompt is False:
-                refuse("may only be false with `continue_final_message`", "add_generation_prompt")
-            return self
-        if self.add_generation_prompt:
-            refuse("cannot be combined with `add_generation_prompt`", "continue_final_message")
-        last = self.messages[-1]
-        if last.role != "assistant" or last.content is None or last.tool_calls:
-            refuse("needs a last message of an `assistant`, with text and without calls", "continue_final_message")
+        if self.add_generation_prompt is False and not self.continue_final_message:
+            refuse("may only be false with `continue_final_message`", "add_generation_prompt")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back: the requests and answers of `POST /tokenize` and `POST /detokenize`.
+"""Text and chats to token ids, and back: the requests and answers of `POST /tokenize` and `POST /detokenize`.
 
 The names are vLLM's; llama.cpp's are understood too.
 """
@@ -10,18 +10,27 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, StrictBool, StrictStr
 
-from llmserve.openai.fields import TOKENIZE_POLICY, Policy
+from llmserve.openai.chat_input import ChatInput
+from llmserve.openai.fields import TOKENIZE_CHAT_POLICY, TOKENIZE_POLICY, Policy
 from llmserve.openai.prompts import token_ids
-from llmserve.openai.requests import ModelRequest
+from llmserve.openai.requests import ChatRequest, ModelRequest
 
 _SAME = "Both names mean the same and must agree."
 
 
-class TokenizeRequest(ModelRequest):
-    """A body of `POST /tokenize`."""
+class _Tokenized(ModelRequest):
+    """What both forms of a body of `POST /tokenize` have."""
+
+    return_token_strs: StrictBool = Field(
+        default=False, description="Answer with `token_strs` too: each token as the model's vocabulary writes it."
+    )
+
+
+class TokenizeRequest(_Tokenized):
+    """A body of `POST /tokenize` with a text."""
 
     policy: ClassVar[Policy] = TOKENIZE_POLICY
-    extensions: ClassVar[frozenset[str]] = frozenset({"prompt", "add_special_tokens"})
+    extensions: ClassVar[frozenset[str]] = frozenset({"prompt", "add_special_tokens", "return_token_strs"})
 
     prompt: StrictStr = Field(
         validation_alias=AliasChoices("prompt", "content"), description=f"The text, which may be empty. {_SAME}"
@@ -34,6 +43,25 @@ class TokenizeRequest(ModelRequest):
     )
 
 
+class TokenizeChatRequest(ChatInput, _Tokenized):
+    """A body of `POST /tokenize` with a chat, whose prompt is taken apart."""
+
+    policy: ClassVar[Policy] = TOKENIZE_CHAT_POLICY
+    extensions: ClassVar[frozenset[str]] = ChatInput.extensions | {"return_token_strs"}
+
+    add_generation_prompt: StrictBool | None = Field(
+        default=None,
+        description="Whether the prompt ends with the start of a new answer; the default is the opposite of "
+        "`continue_final_message`.",
+    )
+
+    @classmethod
+    def of(cls, chat: ChatRequest) -> TokenizeChatRequest:
+        """The request for the prompt that `chat` is answered from."""
+        stated = chat.model_fields_set & cls.model_fields.keys()
+        return cls.model_construct(stated, **{field: getattr(chat, field) for field in stated})
+
+
 class DetokenizeRequest(ModelRequest):
     """A body of `POST /detokenize`."""
 
@@ -42,9 +70,12 @@ class DetokenizeRequest(ModelRequest):
     tokens: Annotated[tuple[int, ...], BeforeValidator(token_ids)] = Field(description="A list of token ids.")
 
 
-def tokenize_answer(tokens: Sequence[int], max_model_len: int) -> dict[str, Any]:
-    """`tokens`, how many there are, and how many the model's context holds."""
-    return {"count": len(tokens), "max_model_len": max_model_len, "tokens": list(tokens)}
+def tokenize_answer(
+    tokens: Sequence[int], max_model_len: int, token_strs: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """`tokens`, how many there are, how many the model's context holds and, if given, how each is written."""
+    answer: dict[str, Any] = {"count": len(tokens), "max_model_len": max_model_len, "tokens": list(tokens)}
+    return answer if token_strs is None else {**answer, "token_strs": list(token_strs)}
 
 
 def detokenize_answer(text: str) -> dict[str, Any]:

@@ -178,6 +178,10 @@ class Manifests:
             tuple(sorted(damaged, key=lambda model: model.name)),
         )
 
+    def names(self) -> frozenset[str]:
+        """The names of all manifests, which are not read."""
+        return frozenset(_name(path) for path in self._root.glob("*/*.json"))
+
     def write(self, reference: Reference, manifest: Manifest, used_at: float | None = None) -> None:
         """Make the model visible under its name. Raises `InsufficientStorage` or `PullFailed`.
 

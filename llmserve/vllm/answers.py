@@ -33,7 +33,8 @@ def translated(path: str, body: Any, request: Mapping[str, Any], identity: str, 
             case "/v1/rerank":
                 return _ranking(body, request, model)
             case "/tokenize":
-                return {field: body[field] for field in ("count", "max_model_len", "tokens")}
+                written = ("token_strs",) if request.get("return_token_strs") else ()
+                return {field: body[field] for field in ("count", "max_model_len", "tokens", *written)}
             case _:
                 return {"prompt": body["prompt"], "content": body["prompt"]}
     except (KeyError, TypeError, AttributeError) as error:

@@ -15,6 +15,7 @@ from llmserve.vllm.served_model import ServedModel
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+TOKENIZE = "/tokenize"
 
 # Sampling that vLLM does not have, and the values that ask for none of it.
 _ABSENT_SAMPLERS: Mapping[str, tuple[object, ...]] = MappingProxyType(
@@ -63,7 +64,13 @@ _KNOWN: Mapping[str, frozenset[str]] = MappingProxyType(
         COMPLETIONS: _SHARED | {"prompt", "echo"},
         "/v1/embeddings": frozenset({"input", "encoding_format", "dimensions"}),
         "/v1/rerank": frozenset({"query", "documents", "top_n", "return_documents"}),
-        "/tokenize": frozenset({"prompt", "add_special_tokens"}),
+        TOKENIZE: frozenset(
+            {
+                *("prompt", "add_special_tokens", "return_token_strs"),
+                *("messages", "tools", "tool_choice", "reasoning_effort", "chat_template_kwargs", "documents"),
+                *("add_generation_prompt", "continue_final_message"),
+            }
+        ),
         "/detokenize": frozenset({"tokens"}),
     }
 )
@@ -97,6 +104,8 @@ def translated(path: str, body: bytes, model: ServedModel) -> dict[str, Any]:
         sent |= {"temperature": 1.0, "top_k": 1}
     if path == CHAT:
         _adapt_chat(sent, model)
+    elif path == TOKENIZE and "messages" in sent:
+        _adapt_prompt(sent)
     return sent
 
 
@@ -136,3 +145,27 @@ def _adapt_chat(request: dict[str, Any], model: ServedModel) -> None:
     if model.reasoning_parser is None:
         # Nothing tells the thoughts from the rest, so there is nothing to limit.
         request.pop("thinking_token_budget", None)
+
+
+def _adapt_prompt(request: dict[str, Any]) -> None:
+    """Change in place a request for a chat's tokens, so that they are those of the same chat sent to be answered.
+
+    What vLLM takes from a chat itself, it takes here from the template's arguments.
+    """
+    request.pop("tool_choice", None)
+    if not request.get("tools"):
+        request.pop("tools", None)
+    if request.get("continue_final_message"):
+        request["add_generation_prompt"] = False
+    arguments: dict[str, Any] = {}
+    effort = request.pop("reasoning_effort", None)
+    if effort is not None:
+        arguments |= {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    if documents := request.pop("documents", None):
+        arguments["documents"] = documents
+    arguments |= request.get("chat_template_kwargs", {})
+    if arguments:
+        request["chat_template_kwargs"] = arguments
+    for message in request["messages"]:
+        if (thoughts := message.pop("reasoning_content", None)) is not None:
+            message["reasoning"] = thoughts

@@ -19,6 +19,7 @@ from llmserve.api.openapi import BODIES
 from llmserve.errors import TooManyRequests
 from llmserve.settings import Settings
 from tests.api.fakes import MODEL, Served, every_route, read_answer, wait_until
+from tests.fake_worker import COMPUTED
 
 HELLO = {"role": "user", "content": "hi"}
 # How a request of each dialect asks for an answer, streamed or not.
@@ -196,9 +197,14 @@ def test_anthropic_is_told_of_models_in_its_shape(client: httpx2.Client) -> None
     assert client.get("/v1/models").json()["object"] == "list"
 
 
-def test_anthropic_counts(client: httpx2.Client) -> None:
+def test_anthropic_counts(gateway: Served, client: httpx2.Client) -> None:
     answer = client.post("/v1/messages/count_tokens", json={"model": "tiny", "messages": [HELLO]})
-    assert answer.json() == {"input_tokens": 1}
+    assert answer.json() == {"input_tokens": COMPUTED["count"]}
+    (seen,) = gateway.worker.seen(answer.headers["x-request-id"])
+    assert seen == {"model": "tiny", "messages": [HELLO], "reasoning_effort": "none"}
+    assert gateway.fleet.demands[-1].kind == "generate"
+    refused = client.post("/v1/messages/count_tokens", json={"model": "nope", "messages": [HELLO]})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (404, "not_found_error")
 
 
 def test_anthropic_is_told_that_a_key_is_missing_in_its_shape(locked_gateway: Served) -> None:
@@ -229,6 +235,18 @@ def test_a_response_is_kept_and_gone_on_with(gateway: Served, client: httpx2.Cli
     assert [(message["role"], message["content"]) for message in seen["messages"]] == [
         *(("user", "hi"), ("assistant", SAID), ("user", "and?"))
     ]
+
+
+def test_what_a_response_would_read_is_counted(gateway: Served, client: httpx2.Client) -> None:
+    first = create(client)
+    body = {"model": "tiny", "input": "and?", "previous_response_id": first["id"]}
+    answer = client.post("/v1/responses/input_tokens", json=body)
+    assert answer.json() == {"object": "response.input_tokens", "input_tokens": COMPUTED["count"]}
+    (counted,) = gateway.worker.seen(answer.headers["x-request-id"])
+    (sent,) = gateway.worker.seen(client.post("/v1/responses", json=body).headers["x-request-id"])
+    assert counted["messages"] == sent["messages"]
+    assert "max_tokens" not in counted
+    assert client.post("/v1/responses/input_tokens", json={"model": "nope", "input": "x"}).status_code == 404
 
 
 def test_a_streamed_response_is_kept_before_its_end_is_told(client: httpx2.Client) -> None:

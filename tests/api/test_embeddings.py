@@ -34,7 +34,8 @@ def test_the_known_fields_reach_the_worker_and_its_answer_the_client(
     assert (answer.status_code, answer.json()) == (200, COMPUTED)
     assert answer.headers["x-llmserve-ignored-fields"] == "unheard_of"
     assert worker.seen(answer.headers["x-request-id"]) == [BODIES[path]]
-    assert open_gateway.fleet.demands[-1].kind == KINDS[path]
+    demand = open_gateway.fleet.demands[-1]
+    assert (demand.kind, demand.computes) == (KINDS[path], "tokenize" not in path)
     assert not open_gateway.fleet.leases
 
 
@@ -54,6 +55,14 @@ def test_text_is_asked_of_generating_models(client: httpx2.Client, open_gateway:
 MESSAGE = {"role": "user", "content": "x"}
 
 
+def test_a_chat_to_tokenize_is_for_generating_models(client: httpx2.Client, open_gateway: Served) -> None:
+    body = {"model": "tiny", "messages": [MESSAGE], "add_generation_prompt": False}
+    answer = client.post("/tokenize", json=body)
+    assert answer.json() == COMPUTED
+    assert open_gateway.worker.seen(answer.headers["x-request-id"]) == [body]
+    assert open_gateway.fleet.demands[-1].kind == "generate"
+
+
 @pytest.mark.parametrize(
     ("path", "changes", "param"),
     [
@@ -65,6 +74,7 @@ MESSAGE = {"role": "user", "content": "x"}
         ("/v1/rerank", {"documents": []}, "documents"),
         ("/rerank", {"query": ""}, "query"),
         ("/tokenize", {"prompt": 1}, "prompt"),
+        ("/tokenize", {"messages": [MESSAGE]}, "prompt"),
         ("/detokenize", {"tokens": [-1]}, "tokens"),
     ],
 )

@@ -41,6 +41,7 @@ PUBLIC = {
     "/v1/messages": False,
     "/v1/messages/count_tokens": False,
     "/v1/responses": False,
+    "/v1/responses/input_tokens": False,
     "/v1/responses/{id}": False,
     "/v1/responses/{id}/cancel": False,
     "/v1/responses/{id}/input_items": False,

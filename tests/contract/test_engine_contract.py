@@ -21,6 +21,13 @@ ANSWER = {"id", "object", "created", "model", "system_fingerprint", "choices", "
 EXTRA = {"timings"}
 
 
+ASKED = [{"role": "user", "content": QUESTION}]
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
 def events(server: Server, path: str, **fields: Any) -> list[dict[str, Any]]:
     """The parsed events of a stream that ends as it should."""
     text = server.ask(path, stream=True, **fields).text
@@ -85,6 +92,51 @@ def test_token_ids_are_a_prompt(server: Server) -> None:
     assert "Paris" in server.complete(ids, max_tokens=4)["choices"][0]["text"]
     text = server.http.post("/detokenize", json={"model": server.model, "tokens": ids}).json()
     assert text["content"] == text["prompt"] == "The capital of France is"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tools": [WEATHER], "tool_choice": "none"},
+        {"continue_final_message": True, "messages": [*ASKED, {"role": "assistant", "content": "The capital"}]},
+    ],
+    ids=["plain", "tools", "continued"],
+)
+def test_a_chats_tokens_are_those_of_its_prompt(server: Server, fields: dict[str, Any]) -> None:
+    request = {"model": server.model, "messages": ASKED, **fields}
+    tokens = server.http.post("/tokenize", json={**request, "return_token_strs": True}).json()
+    assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
+    assert tokens["token_strs"][0] == "<|im_start|>"
+    answer = server.http.post("/v1/chat/completions", json={**request, "max_tokens": 1}).json()
+    assert tokens["count"] == answer["usage"]["prompt_tokens"]
+
+
+def test_a_chats_tokens_may_end_before_an_answer(server: Server) -> None:
+    def tokens(**fields: Any) -> list[int]:
+        request = {"model": server.model, "messages": ASKED, **fields}
+        return list(server.http.post("/tokenize", json=request).json()["tokens"])
+
+    without = tokens(add_generation_prompt=False)
+    assert tokens() == tokens(add_generation_prompt=True)
+    assert tokens()[: len(without)] == without
+    assert 0 < len(without) < len(tokens())
+
+
+def test_a_prompt_is_counted_in_every_dialect(server: Server) -> None:
+    said = [
+        *({"role": "user", "content": QUESTION}, {"role": "assistant", "content": "Paris."}),
+        {"role": "user", "content": "And of Italy?"},
+    ]
+    tool = {"name": "get_weather", "input_schema": WEATHER["function"]["parameters"]}
+    body = {"model": server.model, "messages": said, "system": "Be brief.", "tools": [tool]}
+    body["tool_choice"] = {"type": "none"}
+    counted = server.http.post("/v1/messages/count_tokens", json=body).json()["input_tokens"]
+    usage = server.http.post("/v1/messages", json={**body, "max_tokens": 1}).json()["usage"]
+    assert counted == usage["input_tokens"] + usage["cache_read_input_tokens"]
+    asked = {"model": server.model, "input": said, "instructions": "Be brief."}
+    count = server.openai.responses.input_tokens.count(**asked)
+    assert count.input_tokens == server.openai.responses.create(**asked, max_output_tokens=1).usage.input_tokens
 
 
 def test_an_echoed_prompt_comes_first(server: Server) -> None:

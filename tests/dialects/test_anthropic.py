@@ -15,6 +15,7 @@ from llmserve.openai import sse
 from llmserve.openai.json import dump_json
 from llmserve.openai.parse import parse_request
 from llmserve.openai.responses import Choice, ToolInvocation
+from llmserve.openai.tokens import TokenizeChatRequest
 from tests.dialects.streams import (
     DIED,
     broken_stream,
@@ -182,10 +183,22 @@ def test_what_has_no_effect_and_what_nobody_knows() -> None:
         parse_request(MessagesRequest, dump_json({**MINIMAL, "mcp_servers": [{}]}))
 
 
-def test_counting_writes_one_token() -> None:
-    parsed = parse_request(CountTokensRequest, dump_json({"model": "m", "messages": [HELLO]}))
-    assert json.loads(parsed.request.internal().canonical())["max_tokens"] == 1
-    assert json.loads(CountTranslation("req-1").whole(whole(Choice("x", "length")))) == {"input_tokens": 10}
+def test_what_is_counted_is_the_prompt_of_the_same_messages_sent() -> None:
+    tool = {"name": "add", "input_schema": {"type": "object"}}
+    fields = {"model": "m", "messages": [HELLO], "system": "Be brief.", "tools": [tool], "tool_choice": {"type": "any"}}
+    sent = parse_request(MessagesRequest, dump_json({**fields, "max_tokens": 5, "temperature": 0})).request.internal()
+    counted = parse_request(CountTokensRequest, dump_json(fields)).request.counted()
+    assert json.loads(counted.canonical()).keys() == {"model", "messages", "tools", "tool_choice", "reasoning_effort"}
+    assert counted == TokenizeChatRequest.of(sent)
+    answer = dump_json({"count": 10, "max_model_len": 64, "tokens": list(range(10))})
+    assert json.loads(CountTranslation("req-1").whole(answer)) == {"input_tokens": 10}
+
+
+def test_a_schema_that_would_be_refused_is_not_counted() -> None:
+    config = {"format": {"type": "json_schema", "schema": {"type": "nonsense"}}}
+    fields = {"model": "m", "messages": [HELLO], "output_config": config}
+    with pytest.raises(InvalidRequest):
+        parse_request(CountTokensRequest, dump_json(fields)).request.counted()
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from openai.types.responses import InputTokenCountResponse
 
-from llmserve.dialects.responses.answers import ResponseTranslation
+from llmserve.dialects.responses.answers import CountTranslation, ResponseTranslation
 from llmserve.dialects.responses.items import internal_messages, shown_items
-from llmserve.dialects.responses.requests import ResponsesRequest
+from llmserve.dialects.responses.requests import InputTokensRequest, ResponsesRequest
 from llmserve.dialects.responses.response import new_response
 from llmserve.errors import InvalidRequest
 from llmserve.openai import sse
@@ -80,6 +81,20 @@ def test_fields(fields: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_tools() -> None:
     function = {"name": "add", "parameters": {"type": "object"}, "strict": True}
     assert internal(tools=[TOOL])["tools"] == [{"type": "function", "function": function}]
+
+
+def test_what_is_counted_is_the_prompt_of_the_same_input_sent() -> None:
+    fields = {"instructions": "Be brief.", "tools": [TOOL], "tool_choice": "required", "reasoning": {"effort": "low"}}
+    asked = parse_request(InputTokensRequest, dump_json({"model": "m", "input": "hi", **fields})).request
+    counted = json.loads(asked.counted(shown_items(asked.input, "resp_1")).canonical())
+    sent = internal(**fields, max_output_tokens=5, temperature=0)
+    assert counted == {name: sent[name] for name in counted}
+    assert counted.keys() == {"model", "messages", "tools", "tool_choice", "reasoning_effort"}
+    answer = dump_json({"count": 10, "max_model_len": 64, "tokens": list(range(10))})
+    told = json.loads(CountTranslation().whole(answer))
+    assert InputTokenCountResponse.model_validate(told) == InputTokenCountResponse(
+        input_tokens=10, object="response.input_tokens"
+    )
 
 
 def test_items_become_messages() -> None:

@@ -55,6 +55,20 @@ async def test_clients_take_turns(world: World, held: list[Lease]) -> None:
     assert requests.order == ["a1", "b1", "a2", "a3"]
 
 
+async def test_who_computes_nothing_takes_no_place(world: World, held: list[Lease]) -> None:
+    requests = Requests(world)
+    waiting = await requests.ask("a1")
+    for _ in range(2):
+        lookup = await world.fleet.lease("alpha", Demand(computes=False))
+        lookup.release()
+    assert (requests.order, world.status("alpha").wait_seconds) == ([], None)  # nor is it a measure for who waits
+    lookup = await world.fleet.lease("alpha", Demand(computes=False))
+    held.pop().release()
+    await waiting
+    lookup.release()
+    release(held)
+
+
 async def test_background_waits_behind_all_others(world: World, held: list[Lease]) -> None:
     requests = Requests(world)
     tasks = [await requests.ask("a1", background=True), await requests.ask("b1"), await requests.ask("a2")]

@@ -13,12 +13,14 @@ from llmserve.llama.chat_output import ChatOutput, ModelOutput
 from llmserve.llama.choice_output import ChoiceOutput
 from llmserve.llama.output.formats import detect
 from llmserve.llama.thought_gate import ThoughtGate
-from llmserve.openai.parse import parse_chat
+from llmserve.openai.chat_input import ChatInput
+from llmserve.openai.parse import parse_chat, parse_tokenize
 
 SPECIAL = {"<think>": 1, "</think>": 2, "[TOOL_CALLS]": 3, "[ARGS]": 4, "<|im_end|>": 5}
 QWEN = "{% if tools %}{% endif %}{% if enable_thinking %}<think>{% endif %}<tool_call>"
 MISTRAL = "{{ tools }}[TOOL_CALLS]f[ARGS]{}"
 PLAIN = "{{ messages }}"
+HELLO = {"role": "user", "content": "hi"}
 TOOL = {
     "type": "function",
     "function": {"name": "now", "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}},
@@ -27,11 +29,10 @@ STRICT = {"type": "function", "function": {**TOOL["function"], "name": "strict",
 JSON = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "array"}}}
 
 
-def output(template: str, special: Mapping[str, int] | None = None, **fields: Any) -> ChatOutput:
-    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+def model_output(template: str, special: Mapping[str, int] | None = None) -> ModelOutput:
     ids = SPECIAL if special is None else special
     texts = {token: text for text, token in ids.items()}
-    model = ModelOutput(
+    return ModelOutput(
         plain=detect(template),
         with_tools=detect(template),
         special_tokens=ids,
@@ -39,7 +40,11 @@ def output(template: str, special: Mapping[str, int] | None = None, **fields: An
         tokenize=lambda text: list(text.encode()),
         spell=lambda token: texts.get(token, "x"),
     )
-    return ChatOutput(model, parse_chat(json.dumps(body).encode()).request)
+
+
+def output(template: str, special: Mapping[str, int] | None = None, **fields: Any) -> ChatOutput:
+    body = {"model": "m", "messages": [HELLO], **fields}
+    return ChatOutput(model_output(template, special), parse_chat(json.dumps(body).encode()).request)
 
 
 class TestPrompt:
@@ -53,6 +58,13 @@ class TestPrompt:
         assert chat.tools == []
         assert chat.messages[0]["role"] == "system"
         assert '"name": "now"' in chat.messages[0]["content"]
+
+    @pytest.mark.parametrize(("stated", "ends"), [({}, True), ({"add_generation_prompt": False}, False)])
+    def test_the_prompt_to_be_counted_may_end_before_an_answer(self, stated: dict[str, bool], ends: bool) -> None:
+        request = parse_tokenize(json.dumps({"model": "m", "messages": [HELLO], **stated}).encode()).request
+        assert isinstance(request, ChatInput)
+        chat = model_output(QWEN).chat(request)
+        assert (chat.add_generation_prompt, [*chat.messages]) == (ends, [HELLO])
 
     @pytest.mark.parametrize("template", [QWEN, PLAIN])
     def test_tools_that_must_not_be_called_are_not_told(self, template: str) -> None:

@@ -97,6 +97,16 @@ def whole(worker: WorkerProcess, body: dict[str, Any]) -> tuple[str, str, list[t
 QUICK = {"thinking_token_budget": 4}
 
 
+SAID = [{"role": "user", "content": "hello world"}]
+
+
+def ask_tokens(worker: WorkerProcess, **fields: Any) -> dict[str, Any]:
+    response = worker.client.post("/tokenize", json={"model": "m", "messages": SAID, **fields})
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
 class TestCalls:
     @pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
     def test_a_demanded_call_is_made(self, chatty: WorkerProcess, choice: Any) -> None:
@@ -171,3 +181,38 @@ class TestThoughts:
         assert json.loads(content) in KINDS
         assert reasoning
         assert reason == "stop"
+
+
+class TestTokens:
+    """`/tokenize` gives the prompt from which the same chat is answered."""
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {},
+            {"tools": TOOLS, "tool_choice": "required"},
+            {"tools": TOOLS, "tool_choice": "none"},
+            {"reasoning_effort": "none"},
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            {"messages": [*SAID, {"role": "assistant", "content": "hello"}], "continue_final_message": True},
+        ],
+        ids=repr,
+    )
+    def test_they_are_those_of_the_prompt(self, chatty: WorkerProcess, fields: dict[str, Any]) -> None:
+        computed = chatty.stats()["prompt_tokens"]
+        counted = ask_tokens(chatty, **fields)
+        assert counted["max_model_len"] == CONTEXT
+        assert counted["count"] == len(counted["tokens"])
+        assert chatty.stats()["prompt_tokens"] == computed
+        answer = post(chatty, {**chat(**fields), "max_tokens": 1})
+        assert counted["count"] == answer["usage"]["prompt_tokens"]
+
+    def test_they_are_told_as_the_vocabulary_writes_them(self, chatty: WorkerProcess) -> None:
+        counted = ask_tokens(chatty, return_token_strs=True)
+        assert len(counted["token_strs"]) == counted["count"]
+        assert counted["token_strs"][0] == "<|im_start|>"
+        assert any("\u0120" in text for text in counted["token_strs"])
+
+    def test_they_may_be_more_than_the_context_holds(self, chatty: WorkerProcess) -> None:
+        counted = ask_tokens(chatty, messages=[{"role": "user", "content": "hello " * CONTEXT}])
+        assert counted["count"] > CONTEXT

@@ -262,6 +262,12 @@ def test_a_ranking_model_refuses_what_it_cannot_do(
     assert (error["param"], error["code"]) == (param, code)
 
 
+def test_an_embedding_model_has_no_chats(embedder: WorkerProcess, ranker: WorkerProcess) -> None:
+    for worker in (embedder, ranker):
+        response = worker.client.post("/tokenize", json={"model": "m", "messages": [{"role": "user", "content": "a"}]})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "wrong_model_kind")
+
+
 # --- a generating model ----------------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,16 @@ def builder(template: str | Mapping[str, str] = CHATML, context: int = 4096, **v
     return Built(template, context, Characters(**vocabulary))
 
 
+def test_tokens_are_counted_beyond_the_context() -> None:
+    built = builder(context=16, adds_bos=True)
+    messages = [user("far more than sixteen characters")]
+    with pytest.raises(ContextLengthExceeded):
+        built.chat(messages)
+    tokens = built.builder.chat_tokens(Chat(messages))
+    assert tokens == builder(adds_bos=True).chat(messages)
+    assert len(tokens) > 16
+
+
 def user(content: str, **extra: Any) -> dict[str, Any]:
     return {"role": "user", "content": content, **extra}
 

@@ -106,6 +106,12 @@ def test_a_text_completion() -> None:
     assert answer["choices"] == [{"index": 1, "text": " of", "logprobs": None, "finish_reason": "length"}]
 
 
+def test_tokens_have_their_spellings_where_they_were_asked_for() -> None:
+    body = {"count": 1, "max_model_len": 64, "tokens": [5], "token_strs": ["a"]}
+    assert translated("/tokenize", body, {"return_token_strs": True}, "req-1", MODEL) == body
+    assert translated("/tokenize", {**body, "token_strs": None}, {}, "req-1", MODEL).keys() == {*body} - {"token_strs"}
+
+
 def test_a_ranking_has_the_texts_that_were_asked_for() -> None:
     results = [{"index": 1, "document": {"text": "b"}, "relevance_score": 0.9}]
     body = {"id": "x", "model": "m", "results": results, "usage": {"total_tokens": 9}}

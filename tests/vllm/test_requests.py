@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmserve.errors import InvalidRequest, UnsupportedParameter
-from llmserve.openai.parse import parse_chat, parse_completion
-from llmserve.vllm.requests import CHAT, COMPLETIONS, translated
+from llmserve.openai.parse import parse_chat, parse_completion, parse_tokenize
+from llmserve.vllm.requests import CHAT, COMPLETIONS, TOKENIZE, translated
 from llmserve.vllm.served_model import ServedModel
 
 MODEL = ServedModel("served:name", context=4096, tool_parser="hermes", reasoning_parser="qwen3")
@@ -106,11 +106,47 @@ def test_a_gap_is_not_filled() -> None:
     assert "suffix" not in completion(suffix="")
 
 
+def tokens(**fields: Any) -> dict[str, Any]:
+    body = {"model": "an-alias", "messages": [{"role": "user", "content": "Hi"}], **fields}
+    return translated(TOKENIZE, parse_tokenize(json.dumps(body).encode()).request.canonical(), PLAIN)
+
+
+def test_a_chat_is_taken_apart_as_it_is_answered() -> None:
+    documents = [{"text": "a", "title": "b"}]
+    sent = tokens(reasoning_effort="low", documents=documents, tools=[TOOL], tool_choice="none", return_token_strs=True)
+    assert sent == {
+        "model": "served:name",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [TOOL],
+        "return_token_strs": True,
+        "chat_template_kwargs": {"reasoning_effort": "low", "enable_thinking": True, "documents": documents},
+    }
+
+
+def test_what_the_template_is_told_goes_before_what_follows_from_the_effort() -> None:
+    stated = {"enable_thinking": True, "x": 1}
+    assert tokens(reasoning_effort="none", chat_template_kwargs=stated)["chat_template_kwargs"] == {
+        "reasoning_effort": "none",
+        **stated,
+    }
+    assert tokens(reasoning_effort="none")["chat_template_kwargs"]["enable_thinking"] is False
+    assert tokens().keys() == {"model", "messages"}
+
+
+def test_past_thoughts_have_vllms_name_where_it_does_not_rename_them() -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "reasoning_content": "B"}]
+    sent = tokens(messages=messages, continue_final_message=True)
+    assert sent["messages"][1] == {"role": "assistant", "content": "A", "reasoning": "B"}
+    assert sent["add_generation_prompt"] is False
+
+
 def test_every_field_of_the_schemas_is_known_or_refused() -> None:
     """A field that is added to the schema has to be thought of here too."""
     from llmserve.openai.requests import ChatRequest, CompletionRequest
+    from llmserve.openai.tokens import TokenizeChatRequest, TokenizeRequest
     from llmserve.vllm import requests
 
-    for path, schema in ((CHAT, ChatRequest), (COMPLETIONS, CompletionRequest)):
+    schemas = ((CHAT, ChatRequest), (COMPLETIONS, CompletionRequest), (TOKENIZE, TokenizeChatRequest))
+    for path, schema in (*schemas, (TOKENIZE, TokenizeRequest)):
         thought_of = requests._KNOWN[path] | requests._ABSENT_SAMPLERS.keys() | {"model", "suffix"}
         assert {field.alias or name for name, field in schema.model_fields.items()} - thought_of == set()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from llmserve.dialects.anthropic.errors import error_object
-from llmserve.dialects.chat_answer import read_answer
+from llmserve.dialects.chat_answer import read_answer, read_count
 from llmserve.dialects.chat_events import (
     CallArguments,
     CallStart,
@@ -158,7 +158,7 @@ class CountTranslation:
         return b""
 
     def whole(self, body: bytes) -> bytes:
-        return dump_json({"input_tokens": read_answer(body).counts.prompt_tokens})
+        return dump_json({"input_tokens": read_count(body)})
 
     def error(self, status: int, body: bytes) -> bytes:
         return dump_json(error_object(error_fields(body), self._request_id, status))

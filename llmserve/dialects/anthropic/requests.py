@@ -10,10 +10,10 @@ from llmserve.dialects.anthropic.blocks import AnthropicMessage, Texts, internal
 from llmserve.dialects.anthropic.fields import MESSAGES_POLICY, THINKING_POLICY, TOOL_POLICY
 from llmserve.dialects.kinds import only
 from llmserve.dialects.translation import chat_request
+from llmserve.openai.chat_input import MAX_MESSAGES
 from llmserve.openai.fields import Policy
 from llmserve.openai.json_schema import SCHEMA_BOUNDS, BoundedSchema
 from llmserve.openai.requests import (
-    MAX_MESSAGES,
     MAX_STOP_CHARACTERS,
     MAX_STOP_STRINGS,
     MAX_TOKENS,
@@ -21,6 +21,7 @@ from llmserve.openai.requests import (
     ModelRequest,
 )
 from llmserve.openai.schema import Number, Schema, refuse
+from llmserve.openai.tokens import TokenizeChatRequest
 from llmserve.openai.tools import MAX_DESCRIPTION_CHARACTERS, MAX_TOOLS, ToolName
 
 _ONLY_CUSTOM = only(("custom",), "is not supported: this server runs no tools, so only the type `custom` is")
@@ -131,9 +132,9 @@ class CountTokensRequest(ModelRequest):
         f"`format` (`json_schema` with a `schema`, {SCHEMA_BOUNDS}).",
     )
 
-    def internal(self) -> ChatRequest:
-        """The chat request whose prompt is to be counted; it writes one token."""
-        return chat_request({**self._prompt(), "max_tokens": 1})
+    def counted(self) -> TokenizeChatRequest:
+        """The request for the tokens of this prompt."""
+        return TokenizeChatRequest.of(chat_request(self._prompt()))
 
     def _prompt(self) -> dict[str, Any]:
         messages = internal_messages(self.messages)

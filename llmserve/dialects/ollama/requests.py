@@ -20,12 +20,12 @@ from llmserve.dialects.ollama.fields import (
 )
 from llmserve.dialects.ollama.messages import OllamaMessage, internal_messages
 from llmserve.dialects.translation import chat_request, internal_request
+from llmserve.openai.chat_input import MAX_MESSAGES
 from llmserve.openai.embeddings import MAX_DIMENSIONS, MAX_INPUTS, EmbeddingRequest
 from llmserve.openai.fields import Policy
 from llmserve.openai.json_schema import SCHEMA_BOUNDS, bounded_schema
 from llmserve.openai.prompts import Prompts, prompts
 from llmserve.openai.requests import (
-    MAX_MESSAGES,
     MAX_STOP_CHARACTERS,
     MAX_STOP_STRINGS,
     MAX_TOKENS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from llmserve.dialects.chat_answer import read_answer
+from llmserve.dialects.chat_answer import read_answer, read_count
 from llmserve.dialects.chat_events import (
     CallArguments,
     CallStart,
@@ -72,6 +72,24 @@ class ResponseTranslation:
             told += f"event: {event['type']}\ndata: {text}\n\n".encode()
             self._numbered += 1
         return told
+
+
+class CountTranslation:
+    """The answer to a request that asks how long its prompt is."""
+
+    stream_type: ClassVar[bytes] = b"application/json"
+
+    def stream(self, events: bytes) -> bytes:
+        return b""
+
+    def keep_alive(self) -> bytes:
+        return b""
+
+    def whole(self, body: bytes) -> bytes:
+        return dump_json({"object": "response.input_tokens", "input_tokens": read_count(body)})
+
+    def error(self, status: int, body: bytes) -> bytes:
+        return body
 
 
 def _as_events(body: bytes) -> Iterable[ChatEvent]:

@@ -11,11 +11,13 @@ from llmserve.dialects.kinds import only
 from llmserve.dialects.responses.fields import REASONING_POLICY, RESPONSES_POLICY, TEXT_POLICY, TOOL_POLICY
 from llmserve.dialects.responses.items import MAX_ITEMS, InputItems, internal_messages
 from llmserve.dialects.translation import chat_request
+from llmserve.openai.chat_input import ReasoningEffort
 from llmserve.openai.fields import Policy
 from llmserve.openai.json_schema import SCHEMA_BOUNDS, BoundedSchema
-from llmserve.openai.requests import MAX_TOKENS, MAX_TOP_LOGPROBS, ChatRequest, ModelRequest, ReasoningEffort
+from llmserve.openai.requests import MAX_TOKENS, MAX_TOP_LOGPROBS, ChatRequest, ModelRequest
 from llmserve.openai.sampling import Sampling
 from llmserve.openai.schema import Line, Schema, refuse
+from llmserve.openai.tokens import TokenizeChatRequest
 from llmserve.openai.tools import MAX_DESCRIPTION_CHARACTERS, MAX_TOOLS, ToolName
 
 MAX_METADATA = 16
@@ -111,13 +113,10 @@ def _included(included: object) -> object:
     return included
 
 
-class ResponsesRequest(Sampling, ModelRequest):
-    """A body of `POST /v1/responses`."""
+class InputTokensRequest(ModelRequest):
+    """A body of `POST /v1/responses/input_tokens`."""
 
     policy: ClassVar[Policy] = RESPONSES_POLICY
-    extensions: ClassVar[frozenset[str]] = Sampling.extensions | {
-        *("seed", "presence_penalty", "frequency_penalty", "logit_bias"),
-    }
 
     input: InputItems = Field(
         description=f"A string, or 1 to {MAX_ITEMS} items: messages, calls of functions, their outputs and thoughts."
@@ -127,17 +126,6 @@ class ResponsesRequest(Sampling, ModelRequest):
     )
     previous_response_id: Annotated[Line, Field(max_length=128)] | None = Field(
         default=None, description="A kept response whose conversation goes on."
-    )
-    store: StrictBool = Field(
-        default=True, description="Keep the response, to be asked for again and gone on with, for a limited time."
-    )
-    background: StrictBool = Field(
-        default=False, description="Answer at once, and go on writing whoever listens. Only with `store`."
-    )
-    stream: StrictBool = Field(default=False, description="Send the response as server-sent events as it is written.")
-    max_output_tokens: Annotated[StrictInt, Field(ge=1, le=MAX_TOKENS)] | None = Field(
-        default=None,
-        description="At most so many tokens are written, at least 1; the response is `incomplete` then.",
     )
     text: TextConfig | None = Field(
         default=None,
@@ -160,6 +148,49 @@ class ResponsesRequest(Sampling, ModelRequest):
     )
     parallel_tool_calls: StrictBool = Field(
         default=True, description="Whether the answer may call more than one function."
+    )
+
+    def counted(self, items: Iterable[Mapping[str, Any]]) -> TokenizeChatRequest:
+        """The request for the prompt's tokens; otherwise as `ResponsesRequest.internal`."""
+        return TokenizeChatRequest.of(chat_request(self._prompt(items)))
+
+    def _prompt(self, items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        messages = internal_messages(items)
+        if self.instructions:
+            messages.insert(0, {"role": "system", "content": self.instructions})
+        fields: dict[str, Any] = {"model": self.model, "messages": messages}
+        if self.text is not None and self.text.format is not None:
+            fields["response_format"] = self.text.format.internal()
+        if self.reasoning is not None and self.reasoning.effort is not None:
+            fields["reasoning_effort"] = self.reasoning.effort
+        if self.tools:
+            fields |= {"tools": [tool.internal() for tool in self.tools], "tool_choice": self._internal_choice()}
+            fields["parallel_tool_calls"] = self.parallel_tool_calls
+        return fields
+
+    def _internal_choice(self) -> object:
+        if isinstance(self.tool_choice, str):
+            return self.tool_choice
+        return {"type": "function", "function": {"name": self.tool_choice["name"]}}
+
+
+class ResponsesRequest(Sampling, InputTokensRequest):
+    """A body of `POST /v1/responses`."""
+
+    extensions: ClassVar[frozenset[str]] = Sampling.extensions | {
+        *("seed", "presence_penalty", "frequency_penalty", "logit_bias"),
+    }
+
+    store: StrictBool = Field(
+        default=True, description="Keep the response, to be asked for again and gone on with, for a limited time."
+    )
+    background: StrictBool = Field(
+        default=False, description="Answer at once, and go on writing whoever listens. Only with `store`."
+    )
+    stream: StrictBool = Field(default=False, description="Send the response as server-sent events as it is written.")
+    max_output_tokens: Annotated[StrictInt, Field(ge=1, le=MAX_TOKENS)] | None = Field(
+        default=None,
+        description="At most so many tokens are written, at least 1; the response is `incomplete` then.",
     )
     include: Annotated[tuple[str, ...], BeforeValidator(_included)] = Field(
         default=(),
@@ -185,30 +216,12 @@ class ResponsesRequest(Sampling, ModelRequest):
 
     def internal(self, items: Iterable[Mapping[str, Any]], *, stream: bool) -> ChatRequest:
         """The chat request of a conversation of these `items`, the last of which are this request's own."""
-        messages = internal_messages(items)
-        if self.instructions:
-            messages.insert(0, {"role": "system", "content": self.instructions})
-        fields = {
-            **self.model_dump(exclude_unset=True, include=set(Sampling.model_fields)),
-            "model": self.model,
-            "messages": messages,
-        }
+        sampling = self.model_dump(exclude_unset=True, include=set(Sampling.model_fields))
+        fields = {**sampling, **self._prompt(items)}
         if stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         if self.max_output_tokens is not None:
             fields["max_tokens"] = self.max_output_tokens
-        if self.text is not None and self.text.format is not None:
-            fields["response_format"] = self.text.format.internal()
-        if self.reasoning is not None and self.reasoning.effort is not None:
-            fields["reasoning_effort"] = self.reasoning.effort
         if self.reports_logprobs:
             fields |= {"logprobs": True, "top_logprobs": self.top_logprobs or 0}
-        if self.tools:
-            fields |= {"tools": [tool.internal() for tool in self.tools], "tool_choice": self._internal_choice()}
-            fields["parallel_tool_calls"] = self.parallel_tool_calls
         return chat_request(fields)
-
-    def _internal_choice(self) -> object:
-        if isinstance(self.tool_choice, str):
-            return self.tool_choice
-        return {"type": "function", "function": {"name": self.tool_choice["name"]}}
