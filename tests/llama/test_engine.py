@@ -308,6 +308,7 @@ def test_a_seed_draws_the_same_text_with_drafts_as_without(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(StepCost, "price", lambda *_: 0.1)  # whatever a busy machine measures
+
     def write(speculation: Speculation | None) -> tuple[dict[int, str], dict[int, str]] | Failure:
         sequence = Sequence([1, 2, 3], 3, 100, speculation=speculation)
         sampler = Sampler(SamplingParameters(temperature=1, seed=seed, banned=(END,)), [1, 2, 3])
