@@ -37,6 +37,15 @@ class Waiter(asyncio.Future[Lease]):
         return self.demand.background
 
 
+def places_of(plan: EnginePlan) -> int:
+    """How many requests a worker is given at once.
+
+    What runs, and a few that wait in the worker, so that no place in it is empty while the next one comes. The rest
+    waits here, where turns are fair.
+    """
+    return plan.parallel + max(1, plan.parallel // 4)
+
+
 @dataclass(slots=True, eq=False)
 class Instance:
     """One worker from its start to its end, and the leases on it. Times are the fleet's clock.
@@ -63,12 +72,9 @@ class Instance:
     def places(self) -> int | None:
         """How many requests the worker is given at once; None for as many as there are.
 
-        What runs, and a few that wait in the worker, so that no place in it is empty while the next one comes. The rest
-        waits here, where turns are fair. Embedding requests are short and computed together, as many as there are.
+        Embedding requests are short and computed together, as many as there are.
         """
-        if self.plan.kind == "embed":
-            return None
-        return self.plan.parallel + max(1, self.plan.parallel // 4)
+        return None if self.plan.kind == "embed" else places_of(self.plan)
 
     @property
     def has_place(self) -> bool:

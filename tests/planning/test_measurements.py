@@ -129,3 +129,38 @@ def test_a_measured_single_pool_is_kept_where_streams_would_fit() -> None:
     assert plan(hardware, SMOLLM2_135M, Settings()).kv_layout == "split"
     knowledge = Knowledge(tuned=(tuned("many-users", kv_layout="unified"),))
     assert plan(hardware, SMOLLM2_135M, Settings(), knowledge).kv_layout == "unified"
+
+
+def test_what_no_measurement_chose_is_left_to_the_rules() -> None:
+    hardware = machine("laptop_no_gpu")
+    rules = plan(hardware, SMOLLM2_135M, Settings())
+    winner = TunedChoices("many-users", 16, Choices(speculation=False), 120.0, 100.0)
+    decided = plan(hardware, SMOLLM2_135M, Settings(), Knowledge(tuned=(winner,)))
+    assert Choices.of(decided) == replace(Choices.of(rules), speculation=False)
+    assert "no drafts: the fastest measured here for 16 users at once" in decided.reason
+    asked = plan(hardware, SMOLLM2_135M, Settings(speculation=True), Knowledge(tuned=(winner,)))
+    assert asked.speculation, "what the user asks for goes before"
+
+
+def test_the_reason_says_where_measurements_found_the_rules_to_be_best() -> None:
+    hardware = machine("laptop_no_gpu")
+    winner = TunedChoices("one-user", 1, Choices(), 100.0, 100.0)
+    decided = plan(hardware, SMOLLM2_135M, Settings(load_shape="one-user"), Knowledge(tuned=(winner,)))
+    assert Choices.of(decided) == Choices.of(plan(hardware, SMOLLM2_135M, Settings()))
+    assert "nothing that was measured here for one user was faster than the rules' plan (100 tokens per second)" in (
+        decided.reason
+    )
+
+
+def test_keys_and_values_in_blocks_have_flash_attention_whatever_was_measured() -> None:
+    knowledge = Knowledge(tuned=(TunedChoices("many-users", 16, Choices(flash_attention=False), 120.0, 100.0),))
+    hardware = machine("laptop_no_gpu")
+    assert not plan(hardware, SMOLLM2_135M, Settings(), knowledge).flash_attention
+    assert plan(hardware, SMOLLM2_135M, Settings(kv_type="q8_0"), knowledge).flash_attention
+
+
+def test_choices_together_are_the_better_ones_completed_by_the_others() -> None:
+    better = Choices(threads=2, batch=512, micro_batch=128)
+    other = Choices(threads=1, batch=2048, micro_batch=2048, speculation=False)
+    assert better.completed_by(other) == replace(better, speculation=False)
+    assert Choices().completed_by(other) == other
