@@ -91,7 +91,7 @@ class Trials:
             await worker.ready(self._load_timeout_seconds)
             return await self._under_load(worker, plan, trial.window_seconds)
         except WorkerDied as error:
-            tail = await asyncio.to_thread(worker.log.tail)
+            tail = await asyncio.to_thread(worker.log.tail) if worker.died.is_set() else ""
             raise WorkerDied(f"{error.message}: {tail.splitlines()[-1]}" if tail else error.message) from error
         finally:
             # There is nothing that it should finish or keep.
