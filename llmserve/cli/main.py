@@ -43,6 +43,7 @@ COMMANDS = (
     "stop",
     "serve",
     "plan",
+    "tune",
     "probe",
     "doctor",
     "engines",

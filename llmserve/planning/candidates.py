@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from llmserve.planning.measurements import Choices, Knowledge, TunedChoices
+from llmserve.planning.measurements import Choices, Knowledge, TunedChoices, described_load
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
 from llmserve.types import EnginePlan, HardwareInfo, KvType, LoadShape, ModelInfo
@@ -28,6 +28,10 @@ class Shape:
 
     name: LoadShape
     clients: int
+
+    @property
+    def title(self) -> str:
+        return described_load(self.name, self.clients)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

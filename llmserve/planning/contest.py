@@ -15,7 +15,7 @@ from statistics import fmean, median
 from typing import TypeAlias
 
 from llmserve.errors import WorkerDied
-from llmserve.planning.candidates import Candidate, Case, candidates, together
+from llmserve.planning.candidates import Candidate, Case, Shape, candidates, together
 from llmserve.planning.formatting import human_bytes
 from llmserve.planning.measurements import Choices, TunedChoices
 
@@ -80,6 +80,7 @@ class Verdict:
     `winner` has no choices where nothing is faster than the rules' plan by more than the `noise`, a share of the speed.
     """
 
+    shape: Shape
     standings: tuple[Standing, ...]
     winner: TunedChoices
     noise: float
@@ -258,6 +259,7 @@ def _verdict(case: Case, look: _Series, final: _Series, others: Sequence[Candida
         key=lambda standing: -(standing.ratio or 0.0),
     )
     return Verdict(
+        shape=case.shape,
         standings=(Standing(series.rules, rules_speed, 1.0, len(series.speeds_of(series.rules))), *rest),
         winner=TunedChoices(case.shape.name, case.shape.clients, fastest.choices, rules_speed * ratio, rules_speed),
         noise=noise,

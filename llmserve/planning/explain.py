@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmserve.planning import rules
 from llmserve.planning.accelerators import Accelerator
 from llmserve.planning.formatting import counted, human_bytes, human_tokens, listed
-from llmserve.planning.measurements import Choices, TunedChoices
+from llmserve.planning.measurements import Choices, TunedChoices, described_load
 from llmserve.planning.offload import Placement, missing_bytes
 from llmserve.settings import Settings
 from llmserve.types import DeviceMemory, HardwareInfo, ModelInfo, Refusal
@@ -59,11 +59,7 @@ def _measured(tuned: TunedChoices | None, chosen: Placement) -> list[str]:
         amounts = [f"{'+' if size > 0 else '-'}{human_bytes(abs(size))} on {device}" for device, size in corrections]
         clauses.append(f"the estimate is corrected by what earlier loads took ({', '.join(amounts)})")
     if tuned is not None:
-        who = {
-            "one-user": "one user",
-            "many-users": f"{tuned.clients} users at once",
-            "long-prompts": "long prompts",
-        }[tuned.shape]
+        who = described_load(tuned.shape, tuned.clients)
         speed, gain = tuned.tokens_per_second, tuned.tokens_per_second / tuned.rules_tokens_per_second
         if tuned.choices == Choices():
             clauses.append(

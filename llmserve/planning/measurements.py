@@ -90,6 +90,11 @@ class Choices:
         return ", ".join(words) or "the rules' plan"
 
 
+def described_load(shape: LoadShape, clients: int) -> str:
+    """A load in words: "one user", "16 users at once", "long prompts"."""
+    return {"one-user": "one user", "many-users": f"{clients} users at once", "long-prompts": "long prompts"}[shape]
+
+
 @dataclass(frozen=True, slots=True)
 class TunedChoices:
     """The fastest of the candidates that were measured under one shape of load, and how fast the rules' plan was.

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmserve.errors import StartupFailed
 from llmserve.planning.measurements import Knowledge, LoadMeasurement, TunedChoices
 from llmserve.types import Engine, HardwareInfo, InstalledModel, from_json, to_json
 
@@ -117,13 +118,13 @@ class StateDatabase:
         )
 
     def record_tuned(self, key: Key, tuned: TunedChoices) -> None:
-        """Remember the winner of one shape of load in place of an earlier one. A failure is logged."""
-        self._write(
-            (
-                "INSERT OR REPLACE INTO tuned (machine, model, build, shape, choices) VALUES (?, ?, ?, ?, ?)",
-                (key.machine, key.model, key.build, tuned.shape, to_json(tuned)),
-            )
-        )
+        """Remember the winner of one shape of load in place of an earlier one. Raises `StartupFailed` if it cannot."""
+        statement = "INSERT OR REPLACE INTO tuned (machine, model, build, shape, choices) VALUES (?, ?, ?, ?, ?)"
+        try:
+            with self._open() as database, database:
+                database.execute(statement, (key.machine, key.model, key.build, tuned.shape, to_json(tuned)))
+        except (sqlite3.Error, OSError) as error:
+            raise StartupFailed(f"what was measured cannot be kept in {FILE_NAME}: {error}") from error
 
     def forget(self, key: Key) -> None:
         """Forget everything measured under `key`."""
