@@ -16,6 +16,7 @@ from llmserve.fleet.launcher import Launcher, WorkerSource
 from llmserve.fleet.lease import Lease
 from llmserve.fleet.loading import Loading, Means
 from llmserve.fleet.machine import Machine
+from llmserve.fleet.meter import read_counters
 from llmserve.fleet.model_rules import ModelRules
 from llmserve.fleet.pressure import Pressure, reserving
 from llmserve.fleet.record import Instance, ModelRecord, Waiter
@@ -256,14 +257,18 @@ class Fleet:
         except LlmserveError as error:
             logger.warning("cannot load %s beside its group: %s", name, error.message)
 
-    @staticmethod
-    async def _until_death(instance: Instance) -> None:
-        watching = asyncio.create_task(Watchdog(instance.worker, lambda: bool(instance.leases)).run())
+    async def _until_death(self, instance: Instance) -> None:
+        watchdog = Watchdog(instance.worker, lambda: bool(instance.leases))
+        companions = {
+            asyncio.create_task(watchdog.run()),
+            asyncio.create_task(read_counters(instance, self._clock)),
+        }
         try:
             await instance.worker.died.wait()
         finally:
-            watching.cancel()
-            await asyncio.wait({watching})
+            for companion in companions:
+                companion.cancel()
+            await asyncio.wait(companions)
 
     def _now_gone(self, record: ModelRecord, instance: Instance, log_tail: str) -> None:
         if record.state == "stopping":

@@ -13,6 +13,7 @@ from llmserve.fleet.fair_queue import FairQueue
 from llmserve.fleet.fallback import option
 from llmserve.fleet.lease import Lease
 from llmserve.fleet.service_times import ServiceTimes
+from llmserve.fleet.speed import Speed
 from llmserve.fleet.status import ModelStatus, State
 from llmserve.fleet.worker import Worker
 from llmserve.planning.eviction import LoadedModel
@@ -63,6 +64,10 @@ class Instance:
     fallback: str | None = None
     load_seconds: float = 0.0
     pinned: bool = False
+    speed: Speed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.speed = Speed("prompt_tokens" if self.plan.kind == "embed" else "generated_tokens")
 
     @property
     def usable(self) -> bool:
@@ -191,4 +196,5 @@ class ModelRecord:
             fallback=instance.fallback if instance is not None else None,
             pinned=instance is not None and instance.pinned,
             phase=instance.worker.phase if instance is not None else None,
+            tokens_per_second=ready.speed.tokens_per_second(now) if ready is not None else None,
         )

@@ -233,7 +233,7 @@ async def ask(lease: Lease, **script: Any) -> str:
     return text
 
 
-def fake_plan(*memory: DeviceMemory, fits: bool = True, parallel: int = 4) -> EnginePlan:
+def fake_plan(*memory: DeviceMemory, fits: bool = True, parallel: int = 4, kind: ModelKind = "generate") -> EnginePlan:
     return EnginePlan(
         engine="llama.cpp",
         devices=("cpu",),
@@ -252,6 +252,7 @@ def fake_plan(*memory: DeviceMemory, fits: bool = True, parallel: int = 4) -> En
         fits=fits,
         reason="because a test says so",
         refused=(),
+        kind=kind,
     )
 
 
