@@ -17,6 +17,7 @@ from llmserve.fleet.speed import Speed
 from llmserve.fleet.status import ModelStatus, State
 from llmserve.fleet.worker import Worker
 from llmserve.planning.eviction import LoadedModel
+from llmserve.state.database import Key
 from llmserve.types import EnginePlan, InstalledModel
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class Instance:
     """One worker from its start to its end, and the leases on it. Times are the fleet's clock.
 
     fallback: why it runs otherwise than the first plan said, None if it does not. load_seconds: what it took to be
-    ready. pinned: it is not unloaded to make room.
+    ready, and resident_bytes the most RAM it held until then. pinned: it is not unloaded to make room. key: what is
+    measured of it is kept under this.
     """
 
     model: InstalledModel
@@ -63,7 +65,9 @@ class Instance:
     leases: set[Lease] = field(default_factory=set)
     fallback: str | None = None
     load_seconds: float = 0.0
+    resident_bytes: int | None = None
     pinned: bool = False
+    key: Key | None = None
     speed: Speed = field(init=False)
 
     def __post_init__(self) -> None:

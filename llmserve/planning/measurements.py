@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmserve.planning.formatting import counted
 from llmserve.types import DeviceMemory, EnginePlan, HardwareInfo, KvLayout, KvType, LoadShape, WaitPolicy
 
 # A correction follows the worst of this many latest loads.
 _LATEST_LOADS = 5
+# A speed is that of so many latest runs, if they wrote enough for one.
+_LATEST_RUNS = 5
+_ENOUGH_TOKENS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,18 @@ class Choices:
         return ", ".join(words) or "the rules' plan"
 
 
+@dataclass(frozen=True, slots=True)
+class RunMeasurement:
+    """What a worker computed from its load to its end, and how many seconds its steps took."""
+
+    choices: Choices
+    gpu_layers: int
+    steps: int
+    step_seconds: float
+    prompt_tokens: int
+    generated_tokens: int
+
+
 def described_load(shape: LoadShape, clients: int) -> str:
     """A load in words: "one user", "16 users at once", "long prompts"."""
     return {"one-user": "one user", "many-users": f"{clients} users at once", "long-prompts": "long prompts"}[shape]
@@ -111,10 +126,11 @@ class TunedChoices:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """Everything measured that bears on a plan; `loads` latest first, `tuned` at most one for each shape."""
+    """Everything measured that bears on a plan; `loads` and `runs` latest first, `tuned` at most one for each shape."""
 
     loads: tuple[LoadMeasurement, ...] = ()
     tuned: tuple[TunedChoices, ...] = ()
+    runs: tuple[RunMeasurement, ...] = ()
 
     def correction(self, device: str) -> int:
         """Bytes to add to the estimate for `device`: what the latest loads took beyond it, or (negative) left of it.
@@ -131,8 +147,23 @@ class Knowledge:
         by_shape = {tuned.shape: tuned for tuned in self.tuned}
         return next((by_shape[name] for name in wanted if name in by_shape), None)
 
+    def speed(self, plan: EnginePlan) -> float | None:
+        """Tokens written in a second of computing by the latest runs of such a plan; None where too few were."""
+        wanted = (Choices.of(plan), plan.gpu_layers)
+        runs = [run for run in self.runs if (run.choices, run.gpu_layers) == wanted][:_LATEST_RUNS]
+        tokens, seconds = sum(run.generated_tokens for run in runs), sum(run.step_seconds for run in runs)
+        return tokens / seconds if tokens >= _ENOUGH_TOKENS and seconds > 0 else None
+
 
 NOTHING_KNOWN = Knowledge()
+
+
+def expected_at_load(plan: EnginePlan) -> tuple[DeviceMemory, ...]:
+    """The estimate for a worker that is ready and has not been used: a split cache opens with its first streams."""
+    if plan.kv_layout != "split" or not 0 < plan.first_streams < plan.parallel:
+        return plan.memory
+    ram, *others = plan.memory
+    return (replace(ram, kv_cache=ram.kv_cache * plan.first_streams // plan.parallel), *others)
 
 
 def taken_bytes(plan: EnginePlan, resident_bytes: int | None, hardware_after: HardwareInfo) -> tuple[DeviceBytes, ...]:
