@@ -82,8 +82,18 @@ class _Task:
             batch, micro_batch, outputs = cells, cells, cells
         else:
             batch, micro_batch = self.measured.batch or batch, self.measured.micro_batch or micro_batch
-        batch = min(batch, cells)
-        return Demand(context, cells, parallel, kv_type or self.kv_type, batch, min(micro_batch, batch), outputs)
+        batch, kv_type = min(batch, cells), kv_type or self.kv_type
+        return Demand(
+            context,
+            cells,
+            parallel,
+            kv_type,
+            batch,
+            min(micro_batch, batch),
+            outputs,
+            # llama.cpp stores keys and values in blocks only with flash attention.
+            flash_attention=kv_type != "f16" or self.measured.flash_attention is not False,
+        )
 
 
 def plan_llama_cpp(
@@ -120,8 +130,7 @@ def plan_llama_cpp(
         wait_policy=task.measured.wait_policy or rules.wait_policy(hardware),
         batch=demand.batch,
         micro_batch=demand.micro_batch,
-        # llama.cpp stores keys and values in blocks only with flash attention.
-        flash_attention=demand.kv_type != "f16" or task.measured.flash_attention is not False,
+        flash_attention=demand.flash_attention,
         memory=memory,
         fits=not missing_bytes(chosen, margin=False),
         reason=explanation.reason,
@@ -244,7 +253,7 @@ def _partly_on_gpu(task: _Task) -> Placement | None:
     smaller = task.demand(rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)[-1], on_gpu=False)
     demands = [demand, smaller]
     if task.may_quantize_kv:
-        demands.append(replace(smaller, kv_type="q8_0"))
+        demands.append(replace(smaller, kv_type="q8_0", flash_attention=True))
     for candidate in demands:
         placed = place_most(task.model, candidate, task.accelerators, task.host, experts_in_ram)
         if not missing_bytes(placed, margin=True):
@@ -260,7 +269,7 @@ def _on_cpu(task: _Task) -> Placement:
     candidates = rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)
     demands = [task.demand(context, on_gpu=False) for context in candidates]
     if task.may_quantize_kv:
-        demands.append(replace(demands[-1], kv_type="q8_0"))
+        demands.append(replace(demands[-1], kv_type="q8_0", flash_attention=True))
     for demand in demands:
         if (placed := _with_largest_pool(task, demand, _CPU_POOL, attempt)) is not None:
             return _with_streams(task, demand, attempt) or placed

@@ -18,7 +18,7 @@ from llmserve.planning.memory import GIB, MIB
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
 from llmserve.types import EnginePlan, LoadShape
-from tests.planning.machines import machine, with_free_gpu_memory
+from tests.planning.machines import machine, with_free_gpu_memory, with_ram
 from tests.planning.models import LLAMA31_8B, SMOLLM2_135M
 
 
@@ -157,6 +157,19 @@ def test_keys_and_values_in_blocks_have_flash_attention_whatever_was_measured() 
     hardware = machine("laptop_no_gpu")
     assert not plan(hardware, SMOLLM2_135M, Settings(), knowledge).flash_attention
     assert plan(hardware, SMOLLM2_135M, Settings(kv_type="q8_0"), knowledge).flash_attention
+    machines = (with_ram(hardware, size * MIB) for size in range(5000, 8000, 100))
+    short = next(one for one in machines if plan(one, LLAMA31_8B, Settings(context=8192)).kv_type == "q8_0")
+    assert plan(short, LLAMA31_8B, Settings(context=8192), knowledge).flash_attention
+
+
+def test_without_flash_attention_the_scores_of_every_cell_take_memory() -> None:
+    hardware = machine("laptop_no_gpu")
+    knowledge = Knowledge(tuned=(TunedChoices("many-users", 16, Choices(flash_attention=False), 120.0, 100.0),))
+    settings = Settings(context=8192, parallel=1)
+    more = plan(hardware, SMOLLM2_135M, settings, knowledge)
+    assert more.memory[0].compute > plan(hardware, SMOLLM2_135M, settings).memory[0].compute
+    # Four bytes for each of 9 heads, 512 tokens of a graph and all cells.
+    assert more.memory[0].compute >= 4 * 9 * 512 * more.kv_cells
 
 
 def test_choices_together_are_the_better_ones_completed_by_the_others() -> None:
