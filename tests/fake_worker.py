@@ -30,9 +30,11 @@ Requests that write no text (embeddings, rerank, tokens) all get `COMPUTED`.
 `max_tokens`/`max_completion_tokens`, `n`, `stream` and `stream_options.include_usage` of the request are honoured, and
 `X-Request-Id` becomes the answer's id.
 
-What it saw can be asked for: `GET /stats` counts `running`, `started`, `finished`, `cancelled` (the client hung up) and
-`tokens`; `GET /requests` lists `{"path", "request_id", "body"}` of every request with the body as the exact text that
-came. `"record": PATH` in the load script appends the same objects to a file, one a line, which outlives the process.
+What it saw can be asked for: `GET /stats` counts `running`, `started`, `finished`, `cancelled` (the client hung up),
+`tokens` and, by the real worker's names, `steps` and `step_seconds` (one of each for every token) and
+`generated_tokens`; `GET /requests` lists `{"path", "request_id", "body"}` of every request with the body as the exact
+text that came. `"record": PATH` in the load script appends the same objects to a file, one a line, which outlives the
+process.
 """
 
 from __future__ import annotations
@@ -244,6 +246,7 @@ class FakeWorker:
         self.ready = False
         self.requests: list[dict[str, Any]] = []
         self.counters = dict.fromkeys(("running", "started", "finished", "cancelled", "tokens"), 0)
+        self.counters |= {"steps": 0, "step_seconds": 0, "generated_tokens": 0}
         self._loading: asyncio.Task[None] | None = None
         self.app = Starlette(
             routes=[
@@ -344,7 +347,8 @@ class FakeWorker:
                     async for token in answer.produce():
                         if number == answer.script.garbage_at:
                             yield GARBAGE
-                        self.counters["tokens"] += 1
+                        for name in ("tokens", "steps", "step_seconds", "generated_tokens"):
+                            self.counters[name] += 1
                         number += 1
                         yield event(answer.envelope(choices=[answer.choice(index, token, None)]))
                 except ScriptedError:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from llmserve.types import DeviceMemory
 
 WIDTH = 48
+SPEED_WIDTH = 32
 # The parts of a device's memory, in the order of the bar: name, block, and letter where blocks cannot be shown.
 _PARTS = (
     ("weights", "weights", "█", "W"),
@@ -42,6 +43,11 @@ def memory_bar(memory: DeviceMemory) -> str:
 def legend() -> str:
     """What the characters of `memory_bar` mean."""
     return "  ".join(f"{block if _has_blocks() else letter} {name}" for _, name, block, letter in _PARTS)
+
+
+def speed_bar(speed: float, fastest: float) -> str:
+    """A bar as long, of `SPEED_WIDTH` characters, as `speed` is of the `fastest`."""
+    return ("█" if _has_blocks() else "#") * max(1, round(speed / max(fastest, 1e-9) * SPEED_WIDTH))
 
 
 def _has_blocks() -> bool:

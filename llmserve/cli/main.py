@@ -47,6 +47,7 @@ COMMANDS = (
     "logs",
     "completion",
     "plan",
+    "tune",
     "probe",
     "doctor",
     "engines",

@@ -27,7 +27,7 @@ def command(as_json: bool) -> None:
     if not models:
         talk("no model is loaded")
         return
-    header = ("NAME", "STATE", "ENGINE", "DEVICES", "MEMORY", "CONTEXT", "REQUESTS", "WAITING", "UNLOADS")
+    header = ("NAME", "STATE", "ENGINE", "DEVICES", "MEMORY", "CONTEXT", "REQUESTS", "WAITING", "TOKENS/S", "UNLOADS")
     print_table(map(_row, models), header)
     for model in models:
         if model.fallback is not None:
@@ -57,4 +57,5 @@ def _row(model: ModelStatus) -> tuple[str, ...]:
             str(plan.context),
         )
     )
-    return (model.name, state, *planned, str(model.leases), waiting, unloads)
+    speed = "" if model.tokens_per_second is None else f"{model.tokens_per_second:.1f}"
+    return (model.name, state, *planned, str(model.leases), waiting, speed, unloads)

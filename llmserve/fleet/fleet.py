@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from llmserve.errors import Conflict, LlmserveError, Unavailable
 from llmserve.fleet.admission import Admission, close_client_if_over, failed
 from llmserve.fleet.demand import Demand
+from llmserve.fleet.history import History
 from llmserve.fleet.launcher import Launcher, WorkerSource
 from llmserve.fleet.lease import Lease
 from llmserve.fleet.loading import Loading, Means
 from llmserve.fleet.machine import Machine
+from llmserve.fleet.meter import read_counters
 from llmserve.fleet.model_rules import ModelRules
 from llmserve.fleet.pressure import Pressure, reserving
 from llmserve.fleet.record import Instance, ModelRecord, Waiter
@@ -26,6 +28,7 @@ from llmserve.fleet.waiting import set_within
 from llmserve.fleet.watchdog import Watchdog
 from llmserve.fleet.worker_counters import WorkerCounters, ask_for_counters
 from llmserve.settings import Settings, home_directory
+from llmserve.state.database import StateDatabase
 from llmserve.types import HardwareInfo, InstalledModel
 
 if TYPE_CHECKING:
@@ -47,8 +50,9 @@ class Fleet:
     why there is no lock. Each loaded model has one task, its *life*: load, serve, end. A load is nobody's in
     particular: a request that gives up leaves the queue, and the load goes on.
 
-    `launcher` makes workers, `machine` (called in a thread, once for each plan) tells what is there and free, `clock`
-    is the monotonic time in seconds that idle times and back-offs are counted in.
+    `launcher` makes workers, `machine` (called in a thread, for each plan and each load) tells what is there and free,
+    `clock` is the monotonic time in seconds that idle times and back-offs are counted in, `history` keeps what is
+    measured.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Fleet:
         launcher: WorkerSource | None = None,
         machine: Callable[[], HardwareInfo] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        history: History | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -78,6 +83,7 @@ class Fleet:
             machine=reserving(machine, settings.memory_reserve or 0),
             clock=clock,
             load_timeout_seconds=settings.load_timeout or DEFAULT_LOAD_TIMEOUT_SECONDS,
+            history=History(StateDatabase.in_home(home_directory(settings))) if history is None else history,
         )
         self._loading = Loading(self._registry, self._admission, self.rules, means)
         self._closing = False
@@ -234,9 +240,11 @@ class Fleet:
         try:
             instance = await self._loading.load(record, model)
             self._now_ready(record, instance)
+            self._registry.chore(self._loading.note_load(instance))
             await self._until_death(instance)
             tail = await asyncio.to_thread(instance.worker.log.tail)
             self._now_gone(record, instance, tail)
+            self._registry.chore(self._loading.note_run(instance))
         except LlmserveError as error:
             logger.info("cannot load %s: %s", record.name, error.message)
             self._admission.refuse_all(record, error)
@@ -263,14 +271,18 @@ class Fleet:
         except LlmserveError as error:
             logger.warning("cannot load %s beside its group: %s", name, error.message)
 
-    @staticmethod
-    async def _until_death(instance: Instance) -> None:
-        watching = asyncio.create_task(Watchdog(instance.worker, lambda: bool(instance.leases)).run())
+    async def _until_death(self, instance: Instance) -> None:
+        watchdog = Watchdog(instance.worker, lambda: bool(instance.leases))
+        companions = {
+            asyncio.create_task(watchdog.run()),
+            asyncio.create_task(read_counters(instance, self._clock)),
+        }
         try:
             await instance.worker.died.wait()
         finally:
-            watching.cancel()
-            await asyncio.wait({watching})
+            for companion in companions:
+                companion.cancel()
+            await asyncio.wait(companions)
 
     def _now_gone(self, record: ModelRecord, instance: Instance, log_tail: str) -> None:
         if record.state == "stopping":

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 from llmserve.errors import LlmserveError, Unavailable, WorkerDied
 from llmserve.fleet.admission import Admission, close_client_if_over, failed
 from llmserve.fleet.fallback import Wish, described
+from llmserve.fleet.history import History
 from llmserve.fleet.launcher import WorkerSource
 from llmserve.fleet.model_rules import ModelRules
 from llmserve.fleet.record import Instance, ModelRecord
 from llmserve.fleet.registry import Registry
 from llmserve.fleet.room import find_room, no_room_beside, out_of_memory
 from llmserve.fleet.waiting import set_within
+from llmserve.fleet.worker import Worker
+from llmserve.hardware.surroundings import peak_resident_bytes
 from llmserve.planning.measurements import Knowledge
 from llmserve.planning.plan import plan as make_plan
 from llmserve.planning.retry import shrink
-from llmserve.settings import Settings, home_directory
-from llmserve.state.database import StateDatabase, key_of
-from llmserve.types import Engine, EnginePlan, HardwareInfo, InstalledModel, ModelInfo
+from llmserve.settings import Settings
+from llmserve.state.database import Key, key_of
+from llmserve.types import EnginePlan, HardwareInfo, InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
     from llmserve.store.store import Store
@@ -35,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a load works with. `machine` is called in a thread, once for each plan; `clock` is the fleet's."""
+    """What a load works with. `machine` is called in a thread, for each plan and each load; `clock` is the fleet's."""
 
     store: Store
     settings: Settings
@@ -43,6 +46,7 @@ class Means:
     machine: Callable[[], HardwareInfo]
     clock: Callable[[], float]
     load_timeout_seconds: float
+    history: History
 
 
 class _NotLoaded(Exception):
@@ -105,6 +109,7 @@ class Loading:
         self._rules = rules
         self._means = means
         self._turn = asyncio.Semaphore(1)
+        self._latest: Instance | None = None
 
     async def load(self, record: ModelRecord, model: InstalledModel) -> Instance:
         """A ready instance, by the first plan or, where that fails, by the next best, which it then says.
@@ -132,16 +137,20 @@ class Loading:
         while True:
             changed = self._registry.changed
             async with self._turn:
-                plan = await self._plan_with_room(model, info, attempts)
-                if plan is not None:
-                    return await self._start(record, model, plan, attempts)
+                planned = await self._plan_with_room(model, info, attempts)
+                if planned is not None:
+                    return await self._start(record, model, *planned, attempts)
             remaining = deadline - self._means.clock()
             if remaining <= 0:
                 raise Unavailable(f"no memory for `{record.name}` while other models are in use", retry_after=5.0)
             await set_within(changed, remaining)
 
-    async def _plan_with_room(self, model: InstalledModel, info: ModelInfo, attempts: _Attempts) -> EnginePlan | None:
+    async def _plan_with_room(
+        self, model: InstalledModel, info: ModelInfo, attempts: _Attempts
+    ) -> tuple[EnginePlan, Key] | None:
         """A plan for which idle models have made what room they could; None if those in use must end first.
+
+        With it comes the key of what is measured of it.
 
         Raises `InsufficientStorage` where only pinned models stand in the way, and `_NotLoaded` where a smaller plan is
         wanted and there is none.
@@ -151,7 +160,8 @@ class Loading:
             hardware = await asyncio.to_thread(self._means.machine)
             if self._stopping():
                 continue  # since that began: what it holds is neither free nor to be had from it
-            knowledge = await asyncio.to_thread(self._knowledge, hardware, model)
+            key = key_of(hardware, model, "llama.cpp" if model.format == "gguf" else "vllm")
+            knowledge = await asyncio.to_thread(self._means.history.knowledge, key)
             plan = attempts.decide(hardware, info, knowledge)
             ready = self._registry.ready()
             rivals = [instance for instance in ready if self._rules.apart(model, instance.model)]
@@ -159,22 +169,16 @@ class Loading:
             if room.pinned:
                 raise no_room_beside(model.name, room.pinned)
             if not room.victims:
-                return None if room.blocked else plan
+                return None if room.blocked else (plan, key)
             for name in sorted(room.victims):
                 logger.info("unloading %s to make room for %s", name, model.name)
                 self._registry.retire(name, "room")
-
-    def _knowledge(self, hardware: HardwareInfo, model: InstalledModel) -> Knowledge:
-        """What was measured of the model on this machine. Blocks on the disk."""
-        engine: Engine = "llama.cpp" if model.format == "gguf" else "vllm"
-        database = StateDatabase.in_home(home_directory(self._means.settings))
-        return database.knowledge(key_of(hardware, model, engine))
 
     def _stopping(self) -> list[ModelRecord]:
         return [record for record in self._registry if record.state == "stopping" and record.life is not None]
 
     async def _start(
-        self, record: ModelRecord, model: InstalledModel, plan: EnginePlan, attempts: _Attempts
+        self, record: ModelRecord, model: InstalledModel, plan: EnginePlan, key: Key, attempts: _Attempts
     ) -> Instance:
         """Start a worker and wait until it is ready. Raises `_NotLoaded`."""
         started_at = self._means.clock()
@@ -183,13 +187,15 @@ class Loading:
             raise _NotLoaded(plan, failed(record, remaining))
         record.count_restart()
         worker = await self._means.launcher.worker(plan, model)
-        instance = record.instance = Instance(model, plan, worker, pinned=bool(self._rules.of(model).pin))
+        instance = record.instance = Instance(model, plan, worker, pinned=bool(self._rules.of(model).pin), key=key)
+        self._latest = instance
         if attempts.first is not None:
             instance.fallback = described(plan, attempts.first.plan, attempts.first.error.message)
             logger.warning("%s is tried with %s", record.name, instance.fallback)
         try:
             await worker.start()
             await worker.ready(self._means.load_timeout_seconds)
+            instance.resident_bytes = await asyncio.to_thread(_resident_bytes, worker)
         except WorkerDied as error:
             await worker.stop(0)  # one that is not ready has nothing to finish
             await self._note_failure(record, instance, error, counts=not attempts.shrinking)
@@ -200,6 +206,17 @@ class Loading:
             raise
         instance.load_seconds = self._means.clock() - started_at
         return instance
+
+    async def note_load(self, instance: Instance) -> None:
+        """Keep what the load took, unless another has begun since, so that nobody can tell. The next one waits."""
+        async with self._turn:
+            if self._latest is instance:
+                hardware = await asyncio.to_thread(self._means.machine)
+                await asyncio.to_thread(self._means.history.note_load, instance, hardware)
+
+    async def note_run(self, instance: Instance) -> None:
+        """Keep what the worker, which has ended, computed."""
+        await asyncio.to_thread(self._means.history.note_run, instance)
 
     async def _note_failure(
         self, record: ModelRecord, instance: Instance, error: LlmserveError, *, counts: bool
@@ -216,3 +233,7 @@ class Loading:
         record.instance = None
         if record.close_until(self._means.clock()):
             logger.error("%s is not tried again before a while has passed: %s", record.name, record.last_error)
+
+
+def _resident_bytes(worker: Worker) -> int | None:
+    return None if worker.pid is None else peak_resident_bytes(worker.pid)

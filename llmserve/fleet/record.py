@@ -13,9 +13,11 @@ from llmserve.fleet.fair_queue import FairQueue
 from llmserve.fleet.fallback import option
 from llmserve.fleet.lease import Lease
 from llmserve.fleet.service_times import ServiceTimes
+from llmserve.fleet.speed import Speed
 from llmserve.fleet.status import ModelStatus, State
 from llmserve.fleet.worker import Worker
 from llmserve.planning.eviction import LoadedModel
+from llmserve.state.database import Key
 from llmserve.types import EnginePlan, InstalledModel
 
 logger = logging.getLogger(__name__)
@@ -37,12 +39,22 @@ class Waiter(asyncio.Future[Lease]):
         return self.demand.background
 
 
+def places_of(plan: EnginePlan) -> int:
+    """How many requests a worker is given at once.
+
+    What runs, and a few that wait in the worker, so that no place in it is empty while the next one comes. The rest
+    waits here, where turns are fair.
+    """
+    return plan.parallel + max(1, plan.parallel // 4)
+
+
 @dataclass(slots=True, eq=False)
 class Instance:
     """One worker from its start to its end, and the leases on it. Times are the fleet's clock.
 
     fallback: why it runs otherwise than the first plan said, None if it does not. load_seconds: what it took to be
-    ready. pinned: it is not unloaded to make room.
+    ready, and resident_bytes the most RAM it held until then. pinned: it is not unloaded to make room. key: what is
+    measured of it is kept under this.
     """
 
     model: InstalledModel
@@ -53,7 +65,13 @@ class Instance:
     leases: set[Lease] = field(default_factory=set)
     fallback: str | None = None
     load_seconds: float = 0.0
+    resident_bytes: int | None = None
     pinned: bool = False
+    key: Key | None = None
+    speed: Speed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.speed = Speed("prompt_tokens" if self.plan.kind == "embed" else "generated_tokens")
 
     @property
     def usable(self) -> bool:
@@ -63,12 +81,9 @@ class Instance:
     def places(self) -> int | None:
         """How many requests the worker is given at once; None for as many as there are.
 
-        What runs, and a few that wait in the worker, so that no place in it is empty while the next one comes. The rest
-        waits here, where turns are fair. Embedding requests are short and computed together, as many as there are.
+        Embedding requests are short and computed together, as many as there are.
         """
-        if self.plan.kind == "embed":
-            return None
-        return self.plan.parallel + max(1, self.plan.parallel // 4)
+        return None if self.plan.kind == "embed" else places_of(self.plan)
 
     @property
     def has_place(self) -> bool:
@@ -185,4 +200,5 @@ class ModelRecord:
             fallback=instance.fallback if instance is not None else None,
             pinned=instance is not None and instance.pinned,
             phase=instance.worker.phase if instance is not None else None,
+            tokens_per_second=ready.speed.tokens_per_second(now) if ready is not None else None,
         )

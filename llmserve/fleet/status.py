@@ -21,7 +21,8 @@ class ModelStatus:
     failure in a sentence, and log_tail the last lines the worker wrote then; both stay when the model has recovered.
     wait_seconds: how long the next request would wait for a place, by the measured ones; None where one is free or not
     known. fallback: why the model runs otherwise than was planned first. pinned: not unloaded to make room. phase: what
-    a loading worker is doing, in words.
+    a loading worker is doing, in words. tokens_per_second: what it writes (or embeds), on average over the last ten
+    seconds; None while it is idle, or not yet known.
     """
 
     name: str
@@ -42,3 +43,4 @@ class ModelStatus:
     fallback: str | None = None
     pinned: bool = False
     phase: str | None = None
+    tokens_per_second: float | None = None

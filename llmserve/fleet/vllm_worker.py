@@ -19,7 +19,8 @@ from llmserve.fleet.worker import HEALTH_POLL_SECONDS, HEALTH_TIMEOUT_SECONDS, W
 from llmserve.fleet.worker_log import WorkerLog
 from llmserve.types import EnginePlan
 from llmserve.vllm.failures import Diagnosis, diagnose
-from llmserve.vllm.progress_watch import BUSY_CPU_SECONDS, BUSY_GPU_SECONDS, Observation, ProgressWatch, steps_taken
+from llmserve.vllm.metrics import counted_tokens, steps_taken
+from llmserve.vllm.progress_watch import BUSY_CPU_SECONDS, BUSY_GPU_SECONDS, Observation, ProgressWatch
 from llmserve.vllm.served_model import ServedModel
 from llmserve.vllm.start_log import Measured, StartLog
 
@@ -164,6 +165,10 @@ class VllmWorker(Worker):
             seconds = watch.stalled(Observation(time.monotonic(), self._traffic.open, steps, used))
             if seconds is not None:
                 self._kill_because(f"did nothing for {seconds:.0f} s although it had requests")
+
+    async def counters(self) -> dict[str, float] | None:
+        answer = await self._asked_for("/metrics")
+        return None if answer is None else counted_tokens(answer.text)
 
     async def _steps(self) -> float | None:
         try:

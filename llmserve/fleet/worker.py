@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 STOP_GRACE_SECONDS = 5.0
 HEALTH_POLL_SECONDS = 0.03
 HEALTH_TIMEOUT_SECONDS = 5.0
+# A worker that is busy with more urgent things does not say what it counts.
+COUNTERS_SECONDS = 1.0
 # Where memory runs out the kernel shall take a worker, not the gateway.
 OOM_SCORE_ADJUSTMENT = 500
 
@@ -140,6 +142,26 @@ class Worker:
     async def connect(self, timeout_seconds: float | None) -> WorkerConnection:
         """A connection of its own for one request. Raises httpx2's `ConnectError` or `ConnectTimeout`."""
         return await connect(self._socket, timeout_seconds)
+
+    async def counters(self) -> dict[str, float] | None:
+        """What it has counted since its start, by the names in `GET /stats`; None where it does not say at once."""
+        answer = await self._asked_for("/stats")
+        try:
+            stats = None if answer is None else answer.json()
+        except ValueError:
+            return None
+        if not isinstance(stats, dict):
+            return None
+        return {name: value for name, value in stats.items() if type(value) in (int, float) and value >= 0}
+
+    async def _asked_for(self, path: str) -> httpx2.Response | None:
+        """The answer, if there is a good one within a second."""
+        try:
+            async with asyncio.timeout(COUNTERS_SECONDS):
+                answer = await self.client.get(path)
+        except (TimeoutError, httpx2.TransportError):
+            return None
+        return answer if answer.status_code == httpx2.codes.OK else None
 
     def reason(self) -> WorkerDied | DeadlineExceeded:
         """Why this worker is of no use any more, fit for a client: no path and no text of the engine's own in it."""

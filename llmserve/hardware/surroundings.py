@@ -92,3 +92,11 @@ def peak_resident_bytes(pid: int, root: Path = Path("/")) -> int | None:
             case ["VmHWM:", number, "kB"] if number.isdigit():
                 return int(number) * 1024
     return None
+
+
+def busy_processors(seconds: float = 0.5) -> float:
+    """How many processors are busy while this process waits for so many seconds."""
+    import psutil  # type: ignore[import-untyped]  # shipped without types
+
+    share: float = psutil.cpu_percent(interval=seconds) / 100
+    return share * (psutil.cpu_count() or 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmserve.planning import rules
 from llmserve.planning.accelerators import Accelerator
 from llmserve.planning.formatting import counted, human_bytes, human_tokens, listed
-from llmserve.planning.measurements import TunedChoices
+from llmserve.planning.measurements import Choices, TunedChoices, described_load
 from llmserve.planning.offload import Placement, missing_bytes
 from llmserve.settings import Settings
 from llmserve.types import DeviceMemory, HardwareInfo, ModelInfo, Refusal
@@ -59,16 +59,18 @@ def _measured(tuned: TunedChoices | None, chosen: Placement) -> list[str]:
         amounts = [f"{'+' if size > 0 else '-'}{human_bytes(abs(size))} on {device}" for device, size in corrections]
         clauses.append(f"the estimate is corrected by what earlier loads took ({', '.join(amounts)})")
     if tuned is not None:
-        who = {
-            "one-user": "one user",
-            "many-users": f"{tuned.clients} users at once",
-            "long-prompts": "long prompts",
-        }[tuned.shape]
-        gain = tuned.tokens_per_second / tuned.rules_tokens_per_second
-        clauses.append(
-            f"these settings were the fastest measured here for {who} "
-            f"({tuned.tokens_per_second:.0f} tokens per second, {gain:.2f} times those of the rules)"
-        )
+        who = described_load(tuned.shape, tuned.clients)
+        speed, gain = tuned.tokens_per_second, tuned.tokens_per_second / tuned.rules_tokens_per_second
+        if tuned.choices == Choices():
+            clauses.append(
+                f"nothing that was measured here for {who} was faster than the rules' plan "
+                f"({speed:.0f} tokens per second)"
+            )
+        else:
+            clauses.append(
+                f"{tuned.choices.described()}: the fastest measured here for {who} "
+                f"({speed:.0f} tokens per second, {gain:.2f} times those of the rules)"
+            )
     return clauses
 
 
@@ -102,7 +104,7 @@ def _where(situation: Situation, chosen: Placement) -> str:
     hardware, tuned = situation.hardware, situation.tuned
     count = rules.threads(hardware.cpu, situation.settings)
     if tuned is not None and situation.settings.threads is None:
-        count = tuned.choices.threads
+        count = tuned.choices.threads or count
     threads = counted(count, "CPU thread")
     parts = [f"{accelerator.device} ({accelerator.name})" for accelerator in chosen.accelerators]
     if not chosen.is_whole:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from llmserve.planning import rules
 from llmserve.planning.accelerators import Accelerator, choose_accelerators
 from llmserve.planning.explain import Situation, explain
-from llmserve.planning.measurements import NOTHING_KNOWN, Knowledge, TunedChoices
+from llmserve.planning.measurements import NOTHING_KNOWN, Choices, Knowledge, TunedChoices
 from llmserve.planning.memory import CELL_ALIGNMENT, Demand, kv_bytes, kv_bytes_per_token, kv_type_fits, padded
 from llmserve.planning.offload import (
     Host,
@@ -51,10 +51,14 @@ class _Task:
         return self.host.free
 
     @property
+    def measured(self) -> Choices:
+        """What measurements chose."""
+        return Choices() if self.tuned is None else self.tuned.choices
+
+    @property
     def kv_type(self) -> KvType:
         """The KV type to start from: the one asked for or measured where the model's heads allow it, else f16."""
-        measured = self.tuned.choices.kv_type if self.tuned is not None else "f16"
-        wanted = self.settings.kv_type or measured
+        wanted = self.settings.kv_type or self.measured.kv_type or "f16"
         return wanted if kv_type_fits(self.model, wanted) else "f16"
 
     @property
@@ -76,10 +80,20 @@ class _Task:
         if self.model.kind == "embed":
             # A sequence that is pooled must be one graph. It makes no logits, but llama.cpp sets room for them aside.
             batch, micro_batch, outputs = cells, cells, cells
-        elif self.tuned is not None:
-            batch, micro_batch = self.tuned.choices.batch, self.tuned.choices.micro_batch
-        batch = min(batch, cells)
-        return Demand(context, cells, parallel, kv_type or self.kv_type, batch, min(micro_batch, batch), outputs)
+        else:
+            batch, micro_batch = self.measured.batch or batch, self.measured.micro_batch or micro_batch
+        batch, kv_type = min(batch, cells), kv_type or self.kv_type
+        return Demand(
+            context,
+            cells,
+            parallel,
+            kv_type,
+            batch,
+            min(micro_batch, batch),
+            outputs,
+            # llama.cpp stores keys and values in blocks only with flash attention.
+            flash_attention=kv_type != "f16" or self.measured.flash_attention is not False,
+        )
 
 
 def plan_llama_cpp(
@@ -103,7 +117,7 @@ def plan_llama_cpp(
     demand = chosen.demand
     memory, saved_tokens = _with_saved_prefixes(task, chosen)
     prefix_disk_bytes, why_not_on_disk = _prefix_disk(task, saved_tokens)
-    return EnginePlan(
+    decided = EnginePlan(
         engine="llama.cpp",
         devices=(*(accelerator.device for accelerator in chosen.accelerators), *on_cpu),
         gpu_layers=chosen.gpu_layers,
@@ -112,11 +126,11 @@ def plan_llama_cpp(
         parallel=demand.parallel,
         kv_cells=demand.cells,
         kv_type=demand.kv_type,
-        threads=rules.threads(hardware.cpu, settings) if tuned is None else settings.threads or tuned.choices.threads,
-        wait_policy=rules.wait_policy(hardware) if tuned is None else tuned.choices.wait_policy,
+        threads=settings.threads or task.measured.threads or rules.threads(hardware.cpu, settings),
+        wait_policy=task.measured.wait_policy or rules.wait_policy(hardware),
         batch=demand.batch,
         micro_batch=demand.micro_batch,
-        flash_attention=tuned is None or tuned.choices.flash_attention,
+        flash_attention=demand.flash_attention,
         memory=memory,
         fits=not missing_bytes(chosen, margin=False),
         reason=explanation.reason,
@@ -129,9 +143,13 @@ def plan_llama_cpp(
         spare_rows=rules.SPARE_ROWS,
         prefix_disk_bytes=prefix_disk_bytes,
         experts_in_ram=chosen.experts_in_ram,
-        speculation=settings.speculation is not False,
+        speculation=task.measured.speculation is not False if settings.speculation is None else settings.speculation,
         first_streams=min(rules.FIRST_STREAMS, demand.parallel) if demand.layout == "split" else 0,
     )
+    speed = knowledge.speed(decided)
+    if speed is None:
+        return decided
+    return replace(decided, reason=f"{decided.reason}; its latest runs here wrote {speed:.0f} tokens per second")
 
 
 def _with_saved_prefixes(task: _Task, chosen: Placement) -> tuple[tuple[DeviceMemory, ...], int]:
@@ -235,7 +253,7 @@ def _partly_on_gpu(task: _Task) -> Placement | None:
     smaller = task.demand(rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)[-1], on_gpu=False)
     demands = [demand, smaller]
     if task.may_quantize_kv:
-        demands.append(replace(smaller, kv_type="q8_0"))
+        demands.append(replace(smaller, kv_type="q8_0", flash_attention=True))
     for candidate in demands:
         placed = place_most(task.model, candidate, task.accelerators, task.host, experts_in_ram)
         if not missing_bytes(placed, margin=True):
@@ -251,7 +269,7 @@ def _on_cpu(task: _Task) -> Placement:
     candidates = rules.contexts(task.model, task.settings, rules.SMALLEST_CONTEXT)
     demands = [task.demand(context, on_gpu=False) for context in candidates]
     if task.may_quantize_kv:
-        demands.append(replace(demands[-1], kv_type="q8_0"))
+        demands.append(replace(demands[-1], kv_type="q8_0", flash_attention=True))
     for demand in demands:
         if (placed := _with_largest_pool(task, demand, _CPU_POOL, attempt)) is not None:
             return _with_streams(task, demand, attempt) or placed
@@ -264,7 +282,7 @@ def _with_streams(task: _Task, demand: Demand, attempt: Callable[[Demand], Place
     needed = kv_bytes(task.model, demand.kv_type, cells, demand.parallel, demand.micro_batch)
     if task.model.kind == "embed" or demand.parallel == 1 or not rules.splits_cache(task.model, needed, task.ram):
         return None
-    if task.tuned is not None and task.tuned.choices.kv_layout == "unified":
+    if task.measured.kv_layout == "unified":
         return None
     # While the cache grows, the first streams lie beside all of them.
     streams = demand.parallel + rules.FIRST_STREAMS

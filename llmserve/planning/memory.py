@@ -50,6 +50,7 @@ class Demand:
     micro_batch: int
     outputs: int
     layout: KvLayout = "unified"
+    flash_attention: bool = True
 
     @property
     def attended_cells(self) -> int:
@@ -98,19 +99,23 @@ def layer_kv_bytes(model: ModelInfo, kv_type: KvType, cells: int, parallel: int,
     )
 
 
-def compute_bytes(model: ModelInfo, micro_batch: int, outputs: int, cells: int = 0) -> int:
+def compute_bytes(
+    model: ModelInfo, micro_batch: int, outputs: int, cells: int = 0, *, flash_attention: bool = True
+) -> int:
     """Bytes of the scratch buffer of one graph of `micro_batch` tokens with `outputs` rows of logits.
 
     The buffer is reused along the graph, so its size is the larger of two stages, in 4-byte floats: a block
     (micro_batch * (3 * feed_forward + 4 * embedding), and a 2-byte attention mask over the pool's `cells`) and the
     output head (outputs * (vocabulary + 2 * embedding), which an embedding model lacks). Fitted to what llama.cpp
     (llama-cpp-python 0.3.36) reserves for SmolLM2-135M, Llama-3.1-8B, Qwen2.5-7B, Gemma-2-9B and Gemma-3-4B: within
-    7 %.
+    7 %. Without flash attention the scores of every head for every cell come to it.
     """
     mask = 2 * micro_batch * padded(cells)
     if any(layer.sliding_window for layer in model.layers):
         mask *= 2  # one mask for the full layers, one for the windowed ones
     block = 4 * micro_batch * (3 * model.feed_forward_length + 4 * model.embedding_length) + mask
+    if not flash_attention:
+        block += 4 * micro_batch * model.heads * padded(cells)
     head = 0 if model.kind == "embed" else 4 * outputs * (model.vocabulary + 2 * model.embedding_length)
     return max(block, head)
 

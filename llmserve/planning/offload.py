@@ -239,12 +239,20 @@ def _fill(costs: Sequence[int], capacities: Sequence[int]) -> list[int]:
 
 
 def _gpu_compute(model: ModelInfo, demand: Demand, accelerator: Accelerator, copied: int) -> int:
-    compute = compute_bytes(model, demand.micro_batch, demand.outputs, demand.attended_cells)
+    compute = _compute(model, demand)
     # What shares the RAM reads weights where they are.
     return compute if accelerator.unified else compute + copied
 
 
 def _host_compute(model: ModelInfo, demand: Demand) -> int:
-    return compute_bytes(model, demand.micro_batch, demand.outputs, demand.attended_cells) + logits_bytes(
-        model, demand.outputs
+    return _compute(model, demand) + logits_bytes(model, demand.outputs)
+
+
+def _compute(model: ModelInfo, demand: Demand) -> int:
+    return compute_bytes(
+        model,
+        demand.micro_batch,
+        demand.outputs,
+        demand.attended_cells,
+        flash_attention=demand.flash_attention,
     )

@@ -1,4 +1,4 @@
-"""`state.db`: what loads took, and which settings were the fastest, in SQLite in the data directory.
+"""`state.db`: what loads took, how fast models ran, which settings were the fastest. SQLite in the data directory.
 
 Every method opens the file, works and closes it, and blocks: call it in a thread where an event loop runs. Several
 processes may use it at once (write-ahead log). What is in it is worth a measurement and no more, so a file that is
@@ -15,14 +15,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmserve.planning.measurements import Knowledge, LoadMeasurement, TunedChoices
+from llmserve.errors import StartupFailed
+from llmserve.planning.measurements import Knowledge, LoadMeasurement, RunMeasurement, TunedChoices
 from llmserve.types import Engine, HardwareInfo, InstalledModel, from_json, to_json
 
 FILE_NAME = "state.db"
-# Loads remembered of one model on one machine.
-KEPT_LOADS = 20
+# Loads, and runs, remembered of one model on one machine.
+KEPT = 20
 
-_VERSION = 1
+_VERSION = 2
 _BUSY_SECONDS = 5.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS load (
@@ -33,6 +34,14 @@ CREATE TABLE IF NOT EXISTS load (
     measurement TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS load_of ON load (machine, model, build);
+CREATE TABLE IF NOT EXISTS run (
+    id INTEGER PRIMARY KEY,
+    machine TEXT NOT NULL,
+    model TEXT NOT NULL,
+    build TEXT NOT NULL,
+    measurement TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS run_of ON run (machine, model, build);
 CREATE TABLE IF NOT EXISTS tuned (
     machine TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -96,9 +105,11 @@ class StateDatabase:
             with self._open() as database:
                 loads = database.execute(f"SELECT measurement FROM load WHERE {_OF} ORDER BY id DESC", place)  # noqa: S608 - a constant
                 tuned = database.execute(f"SELECT choices FROM tuned WHERE {_OF} ORDER BY shape", place)  # noqa: S608 - a constant
+                runs = database.execute(f"SELECT measurement FROM run WHERE {_OF} ORDER BY id DESC", place)  # noqa: S608 - a constant
                 return Knowledge(
                     loads=tuple(from_json(LoadMeasurement, text) for (text,) in loads),
                     tuned=tuple(from_json(TunedChoices, text) for (text,) in tuned),
+                    runs=tuple(from_json(RunMeasurement, text) for (text,) in runs),
                 )
         except (sqlite3.Error, ValueError) as error:
             logger.warning("what was measured on this machine cannot be read: %s", error)
@@ -106,29 +117,39 @@ class StateDatabase:
 
     def record_load(self, key: Key, load: LoadMeasurement) -> None:
         """Remember a load; the oldest of those under `key` are forgotten. A failure is logged and no more."""
+        self._append("load", key, to_json(load))
+
+    def record_run(self, key: Key, run: RunMeasurement) -> None:
+        """Remember a run, as `record_load` does a load."""
+        self._append("run", key, to_json(run))
+
+    def _append(self, table: str, key: Key, measurement: str) -> None:
         place = (key.machine, key.model, key.build)
         self._write(
-            ("INSERT INTO load (machine, model, build, measurement) VALUES (?, ?, ?, ?)", (*place, to_json(load))),
             (
-                f"DELETE FROM load WHERE {_OF} AND id NOT IN "  # noqa: S608 - a constant
-                f"(SELECT id FROM load WHERE {_OF} ORDER BY id DESC LIMIT {KEPT_LOADS})",
+                f"INSERT INTO {table} (machine, model, build, measurement) VALUES (?, ?, ?, ?)",  # noqa: S608
+                (*place, measurement),
+            ),
+            (
+                f"DELETE FROM {table} WHERE {_OF} AND id NOT IN "  # noqa: S608 - a constant
+                f"(SELECT id FROM {table} WHERE {_OF} ORDER BY id DESC LIMIT {KEPT})",
                 (*place, *place),
             ),
         )
 
     def record_tuned(self, key: Key, tuned: TunedChoices) -> None:
-        """Remember the winner of one shape of load in place of an earlier one. A failure is logged."""
-        self._write(
-            (
-                "INSERT OR REPLACE INTO tuned (machine, model, build, shape, choices) VALUES (?, ?, ?, ?, ?)",
-                (key.machine, key.model, key.build, tuned.shape, to_json(tuned)),
-            )
-        )
+        """Remember the winner of one shape of load in place of an earlier one. Raises `StartupFailed` if it cannot."""
+        statement = "INSERT OR REPLACE INTO tuned (machine, model, build, shape, choices) VALUES (?, ?, ?, ?, ?)"
+        try:
+            with self._open() as database, database:
+                database.execute(statement, (key.machine, key.model, key.build, tuned.shape, to_json(tuned)))
+        except (sqlite3.Error, OSError) as error:
+            raise StartupFailed(f"what was measured cannot be kept in {FILE_NAME}: {error}") from error
 
     def forget(self, key: Key) -> None:
         """Forget everything measured under `key`."""
         place = (key.machine, key.model, key.build)
-        self._write(*((f"DELETE FROM {table} WHERE {_OF}", place) for table in ("load", "tuned")))  # noqa: S608
+        self._write(*((f"DELETE FROM {table} WHERE {_OF}", place) for table in ("load", "run", "tuned")))  # noqa: S608
 
     def _write(self, *statements: tuple[str, tuple[str, ...]]) -> None:
         try:

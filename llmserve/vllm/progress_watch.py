@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-
-_STEPS = re.compile(r"^vllm:iteration_tokens_total_count(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 # Without a step and without using a processor for so long, with requests open, it hangs.
 IDLE_SECONDS = 10.0
@@ -15,12 +12,6 @@ BUSY_GPU_SECONDS = 60.0
 BUSY_CPU_SECONDS = 600.0
 # Polling and bookkeeping use a little of a processor also where nothing is computed.
 _BUSY_SHARE = 0.2
-
-
-def steps_taken(metrics: str) -> float | None:
-    """The steps of all engines, from the text of `/metrics`; None where it does not say."""
-    found = _STEPS.findall(metrics)
-    return sum(map(float, found)) if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,14 @@ def test_ps(invoke: Invoke, gateway: FakeGateway) -> None:
     assert result.err == ""
 
 
+def test_ps_tells_how_fast_a_model_writes(invoke: Invoke, gateway: FakeGateway) -> None:
+    running(gateway, dataclasses.replace(READY, tokens_per_second=131.26), IDLE)
+    header, busy, idle = invoke("ps").out.splitlines()
+    column = header.index("TOKENS/S")
+    assert busy[column:].split() == ["131.3"]
+    assert idle[column:].split() == ["in", "280", "s"]
+
+
 def test_ps_tells_what_failed(invoke: Invoke, gateway: FakeGateway) -> None:
     running(gateway, FAILED)
     assert invoke("ps").err == "warning: bad:1b: the worker ended[2J\n"

@@ -17,8 +17,11 @@ from llmserve.fleet.demand import Demand
 from llmserve.fleet.fleet import Fleet
 from llmserve.fleet.launcher import Launch, Launcher
 from llmserve.fleet.lease import Lease
+from llmserve.fleet.record import Instance
 from llmserve.fleet.status import ModelStatus
+from llmserve.planning.measurements import NOTHING_KNOWN, Knowledge
 from llmserve.settings import Settings
+from llmserve.state.database import Key
 from llmserve.types import (
     CpuInfo,
     DeviceMemory,
@@ -132,6 +135,19 @@ class FakeMachine:
         )
 
 
+class NoHistory:
+    """Keeps nothing: a fake worker takes next to nothing of what its plan says, and later plans would say so too."""
+
+    def knowledge(self, key: Key) -> Knowledge:
+        return NOTHING_KNOWN
+
+    def note_load(self, instance: Instance, hardware_after: HardwareInfo) -> None:
+        pass
+
+    def note_run(self, instance: Instance) -> None:
+        pass
+
+
 class World:
     """A fleet and everything around it. Made by the fixture `world`, which also looks for what is left behind."""
 
@@ -142,6 +158,7 @@ class World:
         self.machine = FakeMachine(64 * GIB)
         self.settings = Settings(home=folder / "home", load_timeout=20.0)
         self.launch: Launch = fake_command
+        self.history: Any = NoHistory()
         self._fleet: Fleet | None = None
         self._leases: list[Lease] = []
 
@@ -155,6 +172,7 @@ class World:
                 launcher=Launcher(self.settings, self.launch),
                 machine=self.machine,
                 clock=self.clock,
+                history=self.history,
             )
             self.machine.fleet = self._fleet
         return self._fleet
@@ -233,7 +251,7 @@ async def ask(lease: Lease, **script: Any) -> str:
     return text
 
 
-def fake_plan(*memory: DeviceMemory, fits: bool = True, parallel: int = 4) -> EnginePlan:
+def fake_plan(*memory: DeviceMemory, fits: bool = True, parallel: int = 4, kind: ModelKind = "generate") -> EnginePlan:
     return EnginePlan(
         engine="llama.cpp",
         devices=("cpu",),
@@ -252,6 +270,7 @@ def fake_plan(*memory: DeviceMemory, fits: bool = True, parallel: int = 4) -> En
         fits=fits,
         reason="because a test says so",
         refused=(),
+        kind=kind,
     )
 
 

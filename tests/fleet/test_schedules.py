@@ -28,7 +28,7 @@ from llmserve.errors import (
 from llmserve.fleet.demand import Demand
 from llmserve.fleet.fleet import Fleet
 from llmserve.settings import ModelGroup, ModelSettings, Settings
-from tests.fleet.fakes import GIB
+from tests.fleet.fakes import GIB, NoHistory
 from tests.fleet.virtual import VirtualLoop, VirtualWorker, VirtualWorld
 
 SCHEDULES = int(os.environ.get("LLMSERVE_TEST_SCHEDULES", "1000"))
@@ -62,7 +62,8 @@ class Schedule:
         self.world.apart = settings.groups[0].models if settings.groups else ()
         loop = asyncio.get_running_loop()
         world: Any = self.world
-        self.fleet = Fleet(world, settings, launcher=world, machine=world.machine, clock=loop.time)
+        history: Any = NoHistory()
+        self.fleet = Fleet(world, settings, launcher=world, machine=world.machine, clock=loop.time, history=history)
         self.outcomes: Counter[int] = Counter()
         self.ends: Counter[str] = Counter()
 

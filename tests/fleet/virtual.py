@@ -126,6 +126,12 @@ class VirtualWorker:
         self.started = True
         self._world.check_room()
 
+    async def counters(self) -> dict[str, float] | None:
+        if self.hangs_since is not None:
+            await asyncio.sleep(1.0)
+            return None
+        return {"steps": self.steps, "generated_tokens": self.steps}
+
     async def ready(self, timeout_seconds: float) -> None:
         loading = asyncio.create_task(asyncio.sleep(self._load_seconds))
         dying = asyncio.create_task(self.died.wait())

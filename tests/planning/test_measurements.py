@@ -18,7 +18,7 @@ from llmserve.planning.memory import GIB, MIB
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
 from llmserve.types import EnginePlan, LoadShape
-from tests.planning.machines import machine, with_free_gpu_memory
+from tests.planning.machines import machine, with_free_gpu_memory, with_ram
 from tests.planning.models import LLAMA31_8B, SMOLLM2_135M
 
 
@@ -129,3 +129,51 @@ def test_a_measured_single_pool_is_kept_where_streams_would_fit() -> None:
     assert plan(hardware, SMOLLM2_135M, Settings()).kv_layout == "split"
     knowledge = Knowledge(tuned=(tuned("many-users", kv_layout="unified"),))
     assert plan(hardware, SMOLLM2_135M, Settings(), knowledge).kv_layout == "unified"
+
+
+def test_what_no_measurement_chose_is_left_to_the_rules() -> None:
+    hardware = machine("laptop_no_gpu")
+    rules = plan(hardware, SMOLLM2_135M, Settings())
+    winner = TunedChoices("many-users", 16, Choices(speculation=False), 120.0, 100.0)
+    decided = plan(hardware, SMOLLM2_135M, Settings(), Knowledge(tuned=(winner,)))
+    assert Choices.of(decided) == replace(Choices.of(rules), speculation=False)
+    assert "no drafts: the fastest measured here for 16 users at once" in decided.reason
+    asked = plan(hardware, SMOLLM2_135M, Settings(speculation=True), Knowledge(tuned=(winner,)))
+    assert asked.speculation, "what the user asks for goes before"
+
+
+def test_the_reason_says_where_measurements_found_the_rules_to_be_best() -> None:
+    hardware = machine("laptop_no_gpu")
+    winner = TunedChoices("one-user", 1, Choices(), 100.0, 100.0)
+    decided = plan(hardware, SMOLLM2_135M, Settings(load_shape="one-user"), Knowledge(tuned=(winner,)))
+    assert Choices.of(decided) == Choices.of(plan(hardware, SMOLLM2_135M, Settings()))
+    assert "nothing that was measured here for one user was faster than the rules' plan (100 tokens per second)" in (
+        decided.reason
+    )
+
+
+def test_keys_and_values_in_blocks_have_flash_attention_whatever_was_measured() -> None:
+    knowledge = Knowledge(tuned=(TunedChoices("many-users", 16, Choices(flash_attention=False), 120.0, 100.0),))
+    hardware = machine("laptop_no_gpu")
+    assert not plan(hardware, SMOLLM2_135M, Settings(), knowledge).flash_attention
+    assert plan(hardware, SMOLLM2_135M, Settings(kv_type="q8_0"), knowledge).flash_attention
+    machines = (with_ram(hardware, size * MIB) for size in range(5000, 8000, 100))
+    short = next(one for one in machines if plan(one, LLAMA31_8B, Settings(context=8192)).kv_type == "q8_0")
+    assert plan(short, LLAMA31_8B, Settings(context=8192), knowledge).flash_attention
+
+
+def test_without_flash_attention_the_scores_of_every_cell_take_memory() -> None:
+    hardware = machine("laptop_no_gpu")
+    knowledge = Knowledge(tuned=(TunedChoices("many-users", 16, Choices(flash_attention=False), 120.0, 100.0),))
+    settings = Settings(context=8192, parallel=1)
+    more = plan(hardware, SMOLLM2_135M, settings, knowledge)
+    assert more.memory[0].compute > plan(hardware, SMOLLM2_135M, settings).memory[0].compute
+    # Four bytes for each of 9 heads, 512 tokens of a graph and all cells.
+    assert more.memory[0].compute >= 4 * 9 * 512 * more.kv_cells
+
+
+def test_choices_together_are_the_better_ones_completed_by_the_others() -> None:
+    better = Choices(threads=2, batch=512, micro_batch=128)
+    other = Choices(threads=1, batch=2048, micro_batch=2048, speculation=False)
+    assert better.completed_by(other) == replace(better, speculation=False)
+    assert Choices().completed_by(other) == other

@@ -112,6 +112,15 @@ def test_compute_buffer_is_within_seven_percent_of_what_llama_cpp_reserves(
     assert compute_bytes(model, micro_batch, outputs, cells) == pytest.approx(mebibytes * MIB, rel=0.07)
 
 
+@pytest.mark.parametrize(
+    ("cells", "micro_batch", "mebibytes"), [(4096, 512, 99.38), (16384, 512, 326.38), (16384, 128, 81.6)]
+)
+def test_so_it_is_without_flash_attention(cells: int, micro_batch: int, mebibytes: float) -> None:
+    # Every token of the graph had a row of logits where these were read from llama.cpp's log.
+    buffer = compute_bytes(models.SMOLLM2_135M, micro_batch, micro_batch, cells, flash_attention=False)
+    assert buffer == pytest.approx(mebibytes * MIB, rel=0.07)
+
+
 def test_weights_are_the_files_tensors() -> None:
     for model in models.GGUF_MODELS.values():
         assert weight_bytes(model) == pytest.approx(model.size_bytes, rel=1e-5)

@@ -13,7 +13,7 @@ import pytest
 from llmserve.planning.measurements import Choices, DeviceBytes, Knowledge, LoadMeasurement, TunedChoices
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
-from llmserve.state.database import KEPT_LOADS, Key, StateDatabase, fingerprint, key_of
+from llmserve.state.database import KEPT, Key, StateDatabase, fingerprint, key_of
 from llmserve.types import InstalledModel, LoadShape
 from tests.planning.machines import machine
 from tests.planning.models import SMOLLM2_135M
@@ -58,12 +58,12 @@ def test_another_machine_model_or_build_knows_nothing_of_it(database: StateDatab
 
 
 def test_old_loads_are_forgotten_and_a_new_winner_takes_the_place_of_the_last(database: StateDatabase) -> None:
-    for size in range(KEPT_LOADS + 5):
+    for size in range(KEPT + 5):
         database.record_load(KEY, load(size))
     database.record_tuned(KEY, tuned("many-users", 100))
     database.record_tuned(KEY, tuned("many-users", 200))
     known = database.knowledge(KEY)
-    assert [entry.taken[0].bytes for entry in known.loads] == list(range(KEPT_LOADS + 4, 4, -1))
+    assert [entry.taken[0].bytes for entry in known.loads] == list(range(KEPT + 4, 4, -1))
     assert known.tuned == (tuned("many-users", 200),)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmserve.vllm.progress_watch import IDLE_SECONDS, Observation, ProgressWatch, steps_taken
+from llmserve.vllm.metrics import counted_tokens, steps_taken
+from llmserve.vllm.progress_watch import IDLE_SECONDS, Observation, ProgressWatch
 
 METRICS = """\
 # TYPE vllm:iteration_tokens_total histogram
@@ -18,6 +19,15 @@ vllm:iteration_tokens_total_sum{engine="0",model_name="m"} 8451.0
 def test_the_steps_of_all_engines_count() -> None:
     assert steps_taken(METRICS) == 2300
     assert steps_taken("vllm:num_requests_running 1.0\n") is None
+
+
+def test_the_tokens_of_all_engines_count() -> None:
+    tokens = """\
+vllm:prompt_tokens_total{engine="0",model_name="m"} 1.5e+03
+vllm:generation_tokens_total{engine="0",model_name="m"} 20.0
+vllm:generation_tokens_total{engine="1",model_name="m"} 3.0
+"""
+    assert counted_tokens(METRICS + tokens) == {"prompt_tokens": 1500, "generated_tokens": 23}
 
 
 def stalls(*looks: tuple[float, int, float | None, float], busy: float = 60) -> list[float | None]:
