@@ -22,14 +22,26 @@ DEFAULT_MAX_OUTPUT_TOKENS = 4096
 
 
 class Gateway:
-    """One running gateway. It owns `fleet`: `close` ends every worker."""
+    """One running gateway. It owns `fleet`: `close` ends every worker.
 
-    def __init__(self, fleet: Fleet, store: Store, settings: Settings, limits: Limits | None = None) -> None:
+    `resumes_batches`: whether it goes on with unfinished batches of earlier ones as soon as it starts.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        store: Store,
+        settings: Settings,
+        limits: Limits | None = None,
+        *,
+        resumes_batches: bool = True,
+    ) -> None:
         self.fleet = fleet
         self.store = store
         self.settings = settings
         self.limits = limits or Limits()
         self.metrics = Metrics(fleet.status)
+        self.resumes_batches = resumes_batches
         self.draining = False
         self._preloads: dict[str, asyncio.Task[str | None]] = {}
 

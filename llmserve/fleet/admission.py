@@ -37,7 +37,8 @@ class Admission:
             raise WrongModelKind.of(record.name, instance.plan.kind)
         if demand.keep_alive_seconds is not None:
             record.keep_alive_seconds = demand.keep_alive_seconds
-        if record.state == "ready" and instance is not None and instance.usable and instance.has_place:
+        is_ready = record.state == "ready" and instance is not None and instance.usable
+        if is_ready and instance is not None and instance.has_place(background=demand.background):
             return self._grant(record, instance)
         waiter = Waiter(demand)
         if demand.kind != "embed":
@@ -51,8 +52,8 @@ class Admission:
     def admit(self, record: ModelRecord) -> None:
         """Grant the free places of a ready model to those who wait."""
         instance = record.instance
-        while record.state == "ready" and instance is not None and instance.usable and instance.has_place:
-            if not len(record.waiters):
+        while record.state == "ready" and instance is not None and instance.usable and len(record.waiters):
+            if not instance.has_place(background=not record.waiters.in_foreground):
                 return
             waiter = record.waiters.pop()
             if not waiter.done():

@@ -70,9 +70,13 @@ class Instance:
             return None
         return self.plan.parallel + max(1, self.plan.parallel // 4)
 
-    @property
-    def has_place(self) -> bool:
-        return self.places is None or len(self.leases) < self.places
+    def has_place(self, *, background: bool = False) -> bool:
+        """Whether one more request may have a place. Those in the background leave a quarter of what is computed at
+        once free, so that who comes next is computed at once."""
+        if self.places is None:
+            return True
+        parallel = self.plan.parallel
+        return len(self.leases) < (max(1, parallel - max(1, parallel // 4)) if background else self.places)
 
     def bytes_on(self, device: str) -> int:
         return sum(memory.total for memory in self.plan.memory if memory.device == device)
@@ -147,11 +151,14 @@ class ModelRecord:
         self.crashed = False
 
     def wait_seconds(self) -> float | None:
-        """How long the next request would wait, by what the latest ones took; None if that is not known."""
+        """How long the next request would wait, by what the latest ones took; None if that is not known.
+
+        One in the background waits longer.
+        """
         instance = self.instance
-        if instance is None or instance.has_place or instance.places is None:
+        if instance is None or instance.has_place() or instance.places is None:
             return None
-        return self.times.wait_seconds(len(self.waiters), instance.places)
+        return self.times.wait_seconds(self.waiters.in_foreground, instance.places)
 
     def expires_at(self) -> float | None:
         """When an idle model is due to be unloaded; None if it is not idle or stays for ever."""

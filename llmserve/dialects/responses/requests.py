@@ -13,12 +13,12 @@ from llmserve.dialects.responses.items import MAX_ITEMS, InputItems, internal_me
 from llmserve.dialects.translation import chat_request
 from llmserve.openai.fields import Policy
 from llmserve.openai.json_schema import SCHEMA_BOUNDS, BoundedSchema
+from llmserve.openai.metadata import MAX_METADATA, Metadata
 from llmserve.openai.requests import MAX_TOKENS, MAX_TOP_LOGPROBS, ChatRequest, ModelRequest, ReasoningEffort
 from llmserve.openai.sampling import Sampling
 from llmserve.openai.schema import Line, Schema, refuse
 from llmserve.openai.tools import MAX_DESCRIPTION_CHARACTERS, MAX_TOOLS, ToolName
 
-MAX_METADATA = 16
 _LOGPROBS = "message.output_text.logprobs"
 # Asked for by clients that keep nothing here; the thoughts are sent as they are.
 _WITHOUT_EFFECT = "reasoning.encrypted_content"
@@ -93,15 +93,6 @@ def _tool_choice(choice: Any) -> object:
     return {"type": "function", "name": choice["name"]}
 
 
-def _metadata(metadata: object) -> object:
-    if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA:
-        refuse(f"must be an object of at most {MAX_METADATA} entries")
-    for name, value in metadata.items():
-        if len(name) > 64 or not isinstance(value, str) or len(value) > 512:
-            refuse("must have names of up to 64 and strings of up to 512 characters")
-    return metadata
-
-
 def _included(included: object) -> object:
     if not isinstance(included, list):
         refuse("must be a list")
@@ -169,9 +160,7 @@ class ResponsesRequest(Sampling, ModelRequest):
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
         default=None, description=f"0 to {MAX_TOP_LOGPROBS}: so many of the likeliest tokens are reported beside each."
     )
-    metadata: Annotated[dict[str, str], BeforeValidator(_metadata)] = Field(
-        default={}, description=f"Up to {MAX_METADATA} strings, kept with the response."
-    )
+    metadata: Metadata = Field(default={}, description=f"Up to {MAX_METADATA} strings, kept with the response.")
 
     @model_validator(mode="after")
     def _check_background_is_kept(self) -> Self:
