@@ -38,11 +38,16 @@ class BatchDesk:
         return self._store is not None or self._directory.exists()
 
     async def do(self, work: Callable[[BatchStore], T]) -> T:
-        """What `work` returns, called in the thread of the store.
+        """What `work` returns, called in the thread of the store. Who is cancelled waits until it is over.
 
         Raises what it raises, what opening the store raises, and `InsufficientStorage` where the disk is full.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        doing = asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        try:
+            return await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            await asyncio.wait({doing})
+            raise
 
     async def close(self) -> None:
         """Harmless when repeated."""

@@ -187,6 +187,7 @@ class BatchRunner:
         try:
             if (end := await self._end_of(batch, journal)) is not None:
                 status, problems = end
+                _log.info("%s is %s: %d of %d lines are answered", batch.id, status, len(journal), batch.total)
                 await self._desk.do(lambda store: _finish(store, batch.id, journal, status, problems))
         finally:
             await asyncio.to_thread(journal.close)

@@ -81,7 +81,7 @@ class BatchRoutes:
             filename = form.filename or "upload"
             record = await self._desk.do(lambda store: store.keep(upload, filename, seconds))
         finally:
-            await asyncio.shield(self._desk.do(lambda store: store.discard(upload)))
+            await self._desk.do(lambda store: store.discard(upload))
         answer = json_response(record.shown())
         if ignored.names:
             answer.headers["x-llmserve-ignored-fields"] = ", ".join(ignored.names)

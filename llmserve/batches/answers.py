@@ -31,6 +31,10 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
+    @property
+    def total(self) -> int:
+        return self.input_tokens + self.output_tokens
+
     def shown(self) -> dict[str, Any]:
         """In the shape of OpenAI's batch usage."""
         return {
@@ -38,7 +42,7 @@ class Usage:
             "input_tokens_details": {"cached_tokens": self.cached_tokens},
             "output_tokens": self.output_tokens,
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
-            "total_tokens": self.input_tokens + self.output_tokens,
+            "total_tokens": self.total,
         }
 
 

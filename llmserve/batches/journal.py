@@ -54,7 +54,7 @@ class Journal:
         self.completed = 0
         self.failed = 0
         self._places: dict[int, _Place] = {}
-        self._writing = threading.Lock()
+        self._using = threading.Lock()
         self._end = 0
         self._descriptor = open_lock(path)
         try:
@@ -74,7 +74,7 @@ class Journal:
 
     def add(self, answers: Iterable[Answer]) -> None:
         """Write `answers`, and return when they are on the disk. Raises `OSError`; then none of them counts."""
-        with self._writing:
+        with self._using:
             fresh = {answer.number: answer for answer in answers if answer.number not in self._places}
             records = [(answer, _record(answer)) for answer in fresh.values()]
             if not records:
@@ -86,17 +86,19 @@ class Journal:
 
     def copy(self, write: Callable[[bytes], object], *, ok: bool) -> int:
         """Write the lines of the output file, or those of the error file, in the order of the input; how many."""
-        numbers = [number for number, place in sorted(self._places.items()) if place.ok is ok]
-        for number in numbers:
-            place = self._places[number]
-            write(os.pread(self._descriptor, place.size_bytes, place.offset) + b"\n")
-        return len(numbers)
+        with self._using:
+            places = [place for _, place in sorted(self._places.items()) if place.ok is ok]
+            for place in places:
+                write(os.pread(self._descriptor, place.size_bytes, place.offset) + b"\n")
+        return len(places)
 
     def close(self) -> None:
-        """Harmless when repeated."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        """Close it when whoever uses it now has done so; what comes later fails. Harmless when repeated."""
+        with self._using:
+            # -1 is nobody's: a thread that comes too late must not write into another file.
+            descriptor, self._descriptor = self._descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def remove(self) -> None:
         """Close it, and delete the file: what it held lies elsewhere now."""

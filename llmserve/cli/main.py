@@ -24,6 +24,7 @@ from llmserve.errors import LlmserveError
 PROGRAM = "llmserve"
 COMMANDS = (
     "run",
+    "batch",
     "pull",
     "list",
     "show",

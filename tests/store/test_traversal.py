@@ -262,7 +262,7 @@ def test_no_name_on_the_command_line_leads_outside(
     if parameter in {"prompt", "system", "host", "allowed_hosts", "allowed_origins"}:
         pytest.skip("no name: text for the model, or where to listen")
     # Should a name be taken for a model's after all, nothing is started that would not end.
-    monkeypatch.setattr("llmserve.api.server.serve", lambda *_: 3)
+    monkeypatch.setattr("llmserve.api.server.serve", lambda *_, **__: 3)
     monkeypatch.setattr(sys, "stdin", nothing_to_read)
     monkeypatch.setattr("llmserve.store.sources.pypi.download_wheel", _nobody)
     disk = Disk(tmp_path, private_home, tmp_path / "hf")
