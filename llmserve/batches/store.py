@@ -93,8 +93,13 @@ class BatchStore:
         self._delete_unnamed()
 
     def close(self) -> None:
+        """End it, and the uploads. Harmless when repeated."""
+        for upload in self._uploads:
+            upload.discard()
         self._database.close()
-        os.close(self._lock)
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     # --- files ---
 

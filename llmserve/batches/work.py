@@ -40,7 +40,7 @@ class Work:
         done: set[asyncio.Task[Answer]] = set()
         more = True
         try:
-            while more or out:
+            while more or out or done:
                 while more and len(out) < self._places():
                     line = await asyncio.to_thread(next, waiting, None)
                     more = line is not None
