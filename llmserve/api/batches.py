@@ -170,6 +170,11 @@ class FileContent:
             (b"content-disposition", b"attachment"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        while not head_only and (piece := await asyncio.to_thread(file.read, _PIECE_BYTES)):
+        left = 0 if head_only else self._size_bytes
+        while left > _PIECE_BYTES:
+            piece = await asyncio.to_thread(file.read, _PIECE_BYTES)
+            left -= len(piece)
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        # With nothing behind it: the client may ask again as soon as it has all.
+        last = await asyncio.to_thread(file.read, left) if left else b""
+        await send({"type": "http.response.body", "body": last})
