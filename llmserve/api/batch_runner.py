@@ -67,6 +67,8 @@ class BatchRunner:
     async def start(self, app: ASGIApp) -> None:
         """Go on with what an earlier run has left, if there is anything."""
         self._app = app
+        # What is cut off is answered by the next server; nobody has to wait for it.
+        self._gateway.on_drain.append(lambda: self._interrupt(lambda _: True))
         if self._gateway.resumes_batches and self._desk.was_used():
             try:
                 await self.all()

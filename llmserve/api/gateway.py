@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmserve.api.limits import Limits
@@ -43,6 +43,8 @@ class Gateway:
         self.metrics = Metrics(fleet.status)
         self.resumes_batches = resumes_batches
         self.draining = False
+        # Called when the drain begins.
+        self.on_drain: list[Callable[[], None]] = []
         self._preloads: dict[str, asyncio.Task[str | None]] = {}
 
     @property
@@ -79,6 +81,8 @@ class Gateway:
     async def drain(self, seconds: float) -> None:
         """Refuse new generations, let the running ones end for up to `seconds`, then end the workers."""
         self.draining = True
+        for call in self.on_drain:
+            call()
         await self.fleet.close(seconds)
 
     async def close(self) -> None:

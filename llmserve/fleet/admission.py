@@ -39,7 +39,7 @@ class Admission:
             record.keep_alive_seconds = demand.keep_alive_seconds
         is_ready = record.state == "ready" and instance is not None and instance.usable
         if is_ready and instance is not None and instance.has_place(background=demand.background):
-            return self._grant(record, instance)
+            return self._grant(record, instance, demand)
         waiter = Waiter(demand)
         if demand.kind != "embed":
             # A document makes hundreds of embedding requests at once. They are short and computed together, and
@@ -57,7 +57,7 @@ class Admission:
                 return
             waiter = record.waiters.pop()
             if not waiter.done():
-                waiter.set_result(self._grant(record, instance))
+                waiter.set_result(self._grant(record, instance, waiter.demand))
 
     def abandon(self, record: ModelRecord, waiter: Waiter) -> None:
         """The request behind `waiter` was cancelled, perhaps after its answer had been decided."""
@@ -121,11 +121,12 @@ class Admission:
         if demand.max_wait_seconds is not None and wait is not None and wait > demand.max_wait_seconds:
             raise self.too_late(record)
 
-    def _grant(self, record: ModelRecord, instance: Instance) -> Lease:
+    def _grant(self, record: ModelRecord, instance: Instance, demand: Demand) -> Lease:
         granted_at = self._clock()
 
         def give_back(lease: Lease) -> None:
             instance.leases.discard(lease)
+            instance.background.discard(lease)
             if instance.usable:
                 record.times.note(self._clock() - granted_at)
                 record.breaker(instance.plan).succeeded()
@@ -133,6 +134,8 @@ class Admission:
 
         lease = Lease(instance.model, instance.plan, instance.worker, give_back, fallback=instance.fallback)
         instance.leases.add(lease)
+        if demand.background:
+            instance.background.add(lease)
         return lease
 
     def _place_is_free(self, record: ModelRecord, instance: Instance) -> None:

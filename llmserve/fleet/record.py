@@ -41,6 +41,7 @@ class Waiter(asyncio.Future[Lease]):
 class Instance:
     """One worker from its start to its end, and the leases on it. Times are the fleet's clock.
 
+    background: those of the leases that requests in the background hold.
     fallback: why it runs otherwise than the first plan said, None if it does not. load_seconds: what it took to be
     ready. pinned: it is not unloaded to make room.
     """
@@ -51,6 +52,7 @@ class Instance:
     loaded_at: float | None = None
     last_used: float = 0.0
     leases: set[Lease] = field(default_factory=set)
+    background: set[Lease] = field(default_factory=set)
     fallback: str | None = None
     load_seconds: float = 0.0
     pinned: bool = False
@@ -71,12 +73,20 @@ class Instance:
         return self.plan.parallel + max(1, self.plan.parallel // 4)
 
     def has_place(self, *, background: bool = False) -> bool:
-        """Whether one more request may have a place. Those in the background leave a quarter of what is computed at
-        once free, so that who comes next is computed at once."""
+        """Whether one more request may have a place.
+
+        Of what is computed at once, requests in the background leave a quarter free, so that who comes next is computed
+        at once; and while others are computed they have no more than a quarter, since every sequence slows all down.
+        """
         if self.places is None:
             return True
-        parallel = self.plan.parallel
-        return len(self.leases) < (max(1, parallel - max(1, parallel // 4)) if background else self.places)
+        if not background:
+            return len(self.leases) < self.places
+        quarter = max(1, self.plan.parallel // 4)
+        others = len(self.leases) - len(self.background)
+        return len(self.leases) < max(1, self.plan.parallel - quarter) and (
+            not others or len(self.background) < quarter
+        )
 
     def bytes_on(self, device: str) -> int:
         return sum(memory.total for memory in self.plan.memory if memory.device == device)

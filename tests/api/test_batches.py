@@ -219,6 +219,9 @@ def test_a_server_that_stops_holds_nothing_against_a_line(
     official: openai.OpenAI, gateway: Served, serve: Callable[..., Served], tmp_path: Path
 ) -> None:
     batch = held_batch(official, tmp_path, gateway)
+    gateway.loop.call_soon_threadsafe(lambda: gateway.loop.create_task(gateway.gateway.drain(30)))
+    # Nobody waits for the lines that are out.
+    wait_until(lambda: not gateway.fleet.leases)
     gateway.stop()
     (tmp_path / "gate").touch()
     successor = serve(Settings(home=tmp_path))

@@ -70,12 +70,26 @@ async def test_background_leaves_a_part_of_the_places_to_others(world: World) ->
     waiting = await requests.ask("a1", background=True)
     others = [await world.lease("alpha") for _ in range(2)]
     late = [await requests.ask("b1"), await requests.ask("b2")]
-    release(others)
+    others[0].release()
     await asyncio.gather(*late)
+    # Beside one other request there is room for one in the background.
+    release(held[:2])
+    await asyncio.sleep(0)
     assert not waiting.done()
     release(held)
     await waiting
     assert requests.order == ["b1", "b2", "a1"]
+
+
+async def test_background_has_all_but_a_part_where_nobody_else_asks(world: World) -> None:
+    world.configure(parallel=4, max_queue=50)
+    requests = Requests(world)
+    held = [await world.fleet.lease("alpha", Demand(background=True)) for _ in range(3)]
+    waiting = await requests.ask("a1", background=True)
+    assert not waiting.done()
+    release(held[:1])
+    await waiting
+    release(held)
 
 
 async def test_what_waits_in_the_background_makes_nobody_else_wait(world: World, held: list[Lease]) -> None:
