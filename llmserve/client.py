@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import httpx2
 
 from llmserve.errors import DeadlineExceeded, LlmserveError, Unavailable
 from llmserve.fleet.status import ModelStatus
 from llmserve.openai.sse import EventParser
+
+if TYPE_CHECKING:
+    from llmserve.batches.answers import Reply
 
 SERVICE = "llmserve"
 
@@ -63,21 +67,27 @@ class Gateway:
     comes in time, and for an error answer the class of the error tree that it stands for, with the server's message.
     """
 
-    def __init__(self, address: str, client: httpx2.Client) -> None:
+    def __init__(self, address: str, base_url: str, uds: Path | None, api_key: str | None) -> None:
         self.address = address
-        self._client = client
+        self._base_url = base_url
+        self._uds = uds
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        # trust_env off: a proxy from the environment must not see requests to this machine.
+        self._client = httpx2.Client(
+            base_url=base_url, transport=_transport(uds), headers=self._headers, trust_env=False
+        )
 
     @classmethod
     def tcp(cls, host: str, port: int, *, api_key: str | None = None) -> Gateway:
         """The gateway at `host:port`; a wildcard address is reached over loopback."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (an address to replace, not to bind)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return cls(address, _client(f"http://{address}", _transport(), api_key))
+        return cls(address, f"http://{address}", None, api_key)
 
     @classmethod
     def unix(cls, path: Path, *, api_key: str | None = None) -> Gateway:
         """The gateway that listens on the Unix socket `path`."""
-        return cls(str(path), _client("http://localhost", _transport(path), api_key))
+        return cls(str(path), "http://localhost", path, api_key)
 
     def __enter__(self) -> Self:
         return self
@@ -108,6 +118,10 @@ class Gateway:
     def models(self) -> list[dict[str, Any]]:
         """The entries of `GET /v1/models`, in OpenAI's shape."""
         return _list(self._request("GET", "/v1/models"), "data")
+
+    def model(self, name: str) -> str:
+        """The full name of the model `name`. Raises `ModelNotFound`."""
+        return str(self._request("GET", f"/v1/models/{quote(name, safe=':/')}").get("id"))
 
     def ps(self) -> tuple[ModelStatus, ...]:
         """The models that are loaded, loading, or failed to load."""
@@ -146,6 +160,18 @@ class Gateway:
                 answer.read()
                 raise _error(answer)
             yield from _chat_events(self._events(answer))
+
+    @asynccontextmanager
+    async def background(self) -> AsyncIterator[BackgroundRequests]:
+        """Many requests at once, which wait behind everybody else's; those that are out end with the block."""
+        transport = httpx2.AsyncHTTPTransport(
+            verify=False, trust_env=False, uds=None if self._uds is None else str(self._uds)
+        )
+        headers = {**self._headers, "X-LLMServe-Priority": "background", "Content-Type": "application/json"}
+        async with httpx2.AsyncClient(
+            base_url=self._base_url, transport=transport, headers=headers, trust_env=False, timeout=_PATIENT
+        ) as client:
+            yield BackgroundRequests(client, self._translated)
 
     def _events(self, answer: httpx2.Response) -> Iterator[dict[str, Any]]:
         """The JSON events of a stream up to `[DONE]`. Comments (keep-alives) never get here: the parser drops them."""
@@ -198,10 +224,26 @@ def _transport(uds: Path | None = None) -> httpx2.HTTPTransport:
     return httpx2.HTTPTransport(verify=False, trust_env=False, uds=None if uds is None else str(uds))
 
 
-def _client(base_url: str, transport: httpx2.HTTPTransport, api_key: str | None) -> httpx2.Client:
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    # trust_env off: a proxy from the environment must not see requests to this machine.
-    return httpx2.Client(base_url=base_url, transport=transport, headers=headers, trust_env=False)
+class BackgroundRequests:
+    """What `Gateway.background` gives: belongs to one event loop."""
+
+    def __init__(self, client: httpx2.AsyncClient, translated: Callable[[], AbstractContextManager[None]]) -> None:
+        self._client = client
+        self._translated = translated
+
+    async def ask(self, path: str, body: bytes) -> Reply:
+        """What the server answers to `body`, errors included. Raises `Unavailable` where it does not."""
+        from llmserve.batches.answers import Reply
+
+        with self._translated():
+            answer = await self._client.post(path, content=body)
+        wait = answer.headers.get("retry-after", "")
+        return Reply(
+            status=answer.status_code,
+            request_id=answer.headers.get("x-request-id", ""),
+            body=answer.content,
+            retry_after=float(wait) if wait.isdigit() else None,
+        )
 
 
 def _chat_events(events: Iterator[dict[str, Any]]) -> Generator[ChatEvent]:

@@ -66,7 +66,8 @@ class Settings:
     `ModelSettings`, `ModelGroup`; only in the file. locked: serve only what this lock file names. disk_budget: the most
     bytes that the models of the store may take (as a number or like "20GB"). make_room: remove the models used longest
     ago without asking, where the disk budget needs it. prefix_disk: the most bytes of the disk for prefixes that
-    outlive a model's worker (0: none do).
+    outlive a model's worker (0: none do). batch_disk: the most bytes for uploaded files and the answers of batches.
+    batch_days: how long both are kept.
     """
 
     home: Path | None = None
@@ -100,6 +101,8 @@ class Settings:
     disk_budget: int | None = None
     prefix_disk: int | None = None
     make_room: bool | None = None
+    batch_disk: int | None = None
+    batch_days: float | None = None
     models: tuple[ModelSettings, ...] | None = None
     groups: tuple[ModelGroup, ...] | None = None
 
@@ -107,7 +110,7 @@ class Settings:
 # A number of bytes, decimal unless the unit says `i`: `500k`, `5MB`, `2 GiB`.
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
 # The settings that are numbers of bytes.
-_SIZES = frozenset({"disk_budget", "prefix_disk", "memory_reserve"})
+_SIZES = frozenset({"disk_budget", "prefix_disk", "batch_disk", "memory_reserve"})
 # The settings that are tables of the file.
 _TABLES: dict[str, type[Any]] = {"models": ModelSettings, "groups": ModelGroup}
 
@@ -127,6 +130,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "memory_reserve": (0, 2**60),
     "disk_budget": (1, 2**60),
     "prefix_disk": (0, 2**60),
+    "batch_disk": (0, 2**60),
+    "batch_days": (0.05, 3650),
 }
 
 

@@ -23,6 +23,7 @@ ROWS = (
     ("hardware",),
     ("store",),
     ("state",),
+    ("batches",),
     ("engines",),
     ("fleet",),
     ("api",),

@@ -44,12 +44,15 @@ def build_app(gateway: Gateway) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
+        await dialects.start(inner)
         yield
         await gateway.close()
         await dialects.close()
 
     # `Router` itself and not the `Starlette` class: errors pass through to the envelope, which alone answers them.
     router = Router(routes, redirect_slashes=False, lifespan=lifespan)
+    # What this program asks itself needs no guards.
+    inner = Envelope(router, gateway.metrics, routes, error_body)
     return Envelope(
         Guards(BackgroundTasks(router), gateway.settings, gateway.limits), gateway.metrics, routes, error_body
     )

@@ -1,13 +1,14 @@
-"""The routes of every dialect beside OpenAI's, and the shapes their errors have."""
+"""The routes of every dialect, and of what is kept for clients, and the shapes their errors have."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from llmserve.api.anthropic import AnthropicRoutes, speaks_anthropic
+from llmserve.api.batches import BatchRoutes
 from llmserve.api.dialect import Dialect
 from llmserve.api.envelope import REQUEST_ID
 from llmserve.api.ollama import OllamaRoutes, greeting_route
@@ -32,6 +33,7 @@ class Dialects:
         self._anthropic = AnthropicRoutes(dialect)
         self._ollama = OllamaRoutes(dialect)
         self._responses = ResponsesRoutes(dialect)
+        self._batches = BatchRoutes(dialect)
         self._router = RouterRoutes(dialect)
 
     def table(self) -> list[Route]:
@@ -40,12 +42,18 @@ class Dialects:
             *self._anthropic.table(),
             *self._ollama.table(),
             *self._responses.table(),
+            *self._batches.table(),
             *self._router.table(),
             *unsupported_routes(),
             *greeting,
         ]
 
+    async def start(self, app: ASGIApp) -> None:
+        """Go on with what an earlier run has left; its requests go through `app`."""
+        await self._batches.start(app)
+
     async def close(self) -> None:
+        await self._batches.close()
         await self._responses.close()
         await self._router.close()
 

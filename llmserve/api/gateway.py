@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmserve.api.limits import Limits
@@ -22,15 +22,29 @@ DEFAULT_MAX_OUTPUT_TOKENS = 4096
 
 
 class Gateway:
-    """One running gateway. It owns `fleet`: `close` ends every worker."""
+    """One running gateway. It owns `fleet`: `close` ends every worker.
 
-    def __init__(self, fleet: Fleet, store: Store, settings: Settings, limits: Limits | None = None) -> None:
+    `resumes_batches`: whether it goes on with unfinished batches of earlier ones as soon as it starts.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        store: Store,
+        settings: Settings,
+        limits: Limits | None = None,
+        *,
+        resumes_batches: bool = True,
+    ) -> None:
         self.fleet = fleet
         self.store = store
         self.settings = settings
         self.limits = limits or Limits()
         self.metrics = Metrics(fleet.status, fleet.turnover)
+        self.resumes_batches = resumes_batches
         self.draining = False
+        # Called when the drain begins.
+        self.on_drain: list[Callable[[], None]] = []
         self._preloads: dict[str, asyncio.Task[str | None]] = {}
 
     @property
@@ -67,6 +81,8 @@ class Gateway:
     async def drain(self, seconds: float) -> None:
         """Refuse new generations, let the running ones end for up to `seconds`, then end the workers."""
         self.draining = True
+        for call in self.on_drain:
+            call()
         await self.fleet.close(seconds)
 
     async def close(self) -> None:

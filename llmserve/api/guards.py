@@ -2,7 +2,7 @@
 
 Loopback is no border: a page in the user's browser reaches it. So a name that is not ours is refused (DNS rebinding),
 a foreign page is refused even where it could not read the answer, and a body must be declared as JSON (a form or an
-image tag cannot do that). Checks raise errors of the tree; `Envelope` answers them.
+image tag cannot do that), except where a file is uploaded. Checks raise errors of the tree; `Envelope` answers them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from llmserve.settings import Settings
 
 # Answered without a key: they say that a server is here and nothing about its models.
 PUBLIC_PATHS = frozenset({"/health"})
+# Where a POST brings a file, in a form.
+UPLOADS = frozenset({"/v1/files"})
 
 RawHeaders = dict[bytes, list[bytes]]
 
@@ -67,10 +69,12 @@ class Guards:
             return
         if self._keys is not None and scope["path"] not in PUBLIC_PATHS:
             self._keys.check(headers)
+        is_upload = scope["method"] == "POST" and scope["path"] in UPLOADS
         if (scope["method"] == "POST" or _has_body(headers)) and scope["path"] not in UNSUPPORTED:
-            check_content_type(headers)
-        check_declared_length(headers, self._limits.body_bytes)
-        await self._app(scope, _counted(receive, self._limits.body_bytes), send)
+            (check_form if is_upload else check_content_type)(headers)
+        limit = self._limits.upload_bytes if is_upload else self._limits.body_bytes
+        check_declared_length(headers, limit)
+        await self._app(scope, _counted(receive, limit), send)
 
 
 class HostPolicy:
@@ -203,16 +207,32 @@ class KeyPolicy:
 
 def check_content_type(headers: RawHeaders) -> None:
     """Raises `UnsupportedMediaType` unless the body is plain UTF-8 JSON by its headers."""
-    encodings = headers.get(b"content-encoding", [])
-    if any(encoding.strip().lower() != b"identity" for encoding in encodings):
-        raise UnsupportedMediaType("compressed request bodies are not supported")
-    values = headers.get(b"content-type", [])
-    media_type, *parameters = values[0].lower().split(b";") if len(values) == 1 else [b""]
+    media_type, *parameters = _content_type(headers)
     charsets = [part.strip() for part in parameters if part.strip().startswith(b"charset=")]
     if media_type.strip() != b"application/json" or not set(charsets) <= {b"charset=utf-8", b'charset="utf-8"'}:
         raise UnsupportedMediaType(
             "the Content-Type must be application/json in UTF-8", hint="curl sends it with --json instead of -d"
         )
+
+
+def check_form(headers: RawHeaders) -> None:
+    """Raises `UnsupportedMediaType` unless the body is a form by its headers.
+
+    A foreign page can send one without asking first, which a browser tells by `Origin`; that was looked at before.
+    """
+    if _content_type(headers)[0].strip() != b"multipart/form-data":
+        raise UnsupportedMediaType(
+            "the Content-Type must be multipart/form-data", hint="curl sends it with -F file=@requests.jsonl"
+        )
+
+
+def _content_type(headers: RawHeaders) -> list[bytes]:
+    """The media type and its parameters in lower case. Raises `UnsupportedMediaType` for a body that is compressed."""
+    encodings = headers.get(b"content-encoding", [])
+    if any(encoding.strip().lower() != b"identity" for encoding in encodings):
+        raise UnsupportedMediaType("compressed request bodies are not supported")
+    values = headers.get(b"content-type", [])
+    return values[0].lower().split(b";") if len(values) == 1 else [b""]
 
 
 def _has_body(headers: RawHeaders) -> bool:

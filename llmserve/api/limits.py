@@ -17,7 +17,8 @@ class Limits:
     is a real HTTP status. keep_alive_seconds: between comments in a silent stream.
     first_byte_seconds: a streaming worker's silence; answer_seconds: a whole answer that is not streamed.
     answer_bytes: of such an answer, the largest of which are thousands of long embeddings.
-    event_bytes: of one server-sent event.
+    event_bytes: of one server-sent event. upload_bytes: of one request that uploads a file, and upload_seconds: how
+    long that may take.
     """
 
     header_bytes: int = 64 * 1024
@@ -36,3 +37,5 @@ class Limits:
     answer_seconds: float = 3600.0
     answer_bytes: int = 256 * 1024 * 1024
     event_bytes: int = 8 * 1024 * 1024
+    upload_bytes: int = 200 * 1024 * 1024
+    upload_seconds: float = 600.0

@@ -28,6 +28,7 @@ from llmserve.dialects.ollama.requests import (
     OllamaShowRequest,
 )
 from llmserve.dialects.responses.requests import InputTokensRequest, ResponsesRequest
+from llmserve.openai.batches import BatchRequest, FileRequest
 from llmserve.openai.embeddings import EmbeddingRequest
 from llmserve.openai.requests import ChatRequest, CompletionRequest, ModelRequest
 from llmserve.openai.rerank import RerankRequest
@@ -38,6 +39,7 @@ _SCHEMAS = "#/components/schemas/"
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
 _LINES = "application/x-ndjson"
+_FORM = "multipart/form-data"
 
 # The body of every route that reads one.
 BODIES: Mapping[tuple[str, str], type[Schema]] = MappingProxyType(
@@ -51,6 +53,8 @@ BODIES: Mapping[tuple[str, str], type[Schema]] = MappingProxyType(
         ("POST", "/detokenize"): DetokenizeRequest,
         ("POST", "/v1/responses"): ResponsesRequest,
         ("POST", "/v1/responses/input_tokens"): InputTokensRequest,
+        ("POST", "/v1/batches"): BatchRequest,
+        ("POST", "/v1/files"): FileRequest,
         ("POST", "/v1/messages"): MessagesRequest,
         ("POST", "/v1/messages/count_tokens"): CountTokensRequest,
         ("POST", "/api/chat"): OllamaChatRequest,
@@ -72,11 +76,14 @@ BODIES: Mapping[tuple[str, str], type[Schema]] = MappingProxyType(
 )
 # A second form that a body may have instead.
 _OTHER_FORMS: Mapping[tuple[str, str], type[Schema]] = MappingProxyType({("POST", "/tokenize"): TokenizeChatRequest})
+_UPLOADS = frozenset({("POST", "/v1/files")})
 _QUERIES: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         ("DELETE", "/models"): ("model",),
         ("GET", "/v1/responses/{id}"): ("stream", "starting_after"),
         ("GET", "/v1/responses/{id}/input_items"): ("limit", "order", "after"),
+        ("GET", "/v1/files"): ("limit", "order", "after", "purpose"),
+        ("GET", "/v1/batches"): ("limit", "after"),
     }
 )
 _ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -91,6 +98,7 @@ _ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "/api/pull": (_JSON, _LINES),
         "/api/create": (_JSON, _LINES),
         "/admin/pull": (_EVENTS,),
+        "/v1/files/{id}/content": ("application/octet-stream",),
         "/metrics": ("text/plain",),
         "/": ("text/plain",),
     }
@@ -218,7 +226,11 @@ def _operation(method: str, path: str) -> dict[str, Any]:
         schema: dict[str, Any] = {"$ref": _SCHEMAS + body.__name__}
         if (other := _OTHER_FORMS.get((method, path))) is not None:
             schema = {"anyOf": [schema, {"$ref": _SCHEMAS + other.__name__}]}
-        operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": schema}}}
+        if (method, path) in _UPLOADS:
+            file = {"type": "string", "contentMediaType": "application/octet-stream"}
+            schema = {"allOf": [schema, {"required": ["file"], "properties": {"file": file}}]}
+        media_type = _FORM if (method, path) in _UPLOADS else _JSON
+        operation["requestBody"] = {"required": True, "content": {media_type: {"schema": schema}}}
     return operation
 
 

@@ -15,6 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from llmserve.api.body_writer import DIRECT_WRITER, DirectWriter
+from llmserve.api.guards import UPLOADS
 from llmserve.api.limits import Limits
 from llmserve.api.replies import error_headers, json_headers, request_id
 from llmserve.errors import (
@@ -106,7 +107,8 @@ class GuardedProtocol(HttpToolsProtocol):
         # The application's task begins with the next turn of the loop, and finds it there.
         self.cycle.scope["extensions"] = {DIRECT_WRITER: self._direct_writer}  # type: ignore[dict-item]
         self._reading_body = True
-        self._read_within(self.limits.body_seconds)
+        is_upload = self.scope["path"] in UPLOADS
+        self._read_within(self.limits.upload_seconds if is_upload else self.limits.body_seconds)
 
     def on_body(self, body: bytes) -> None:
         self._unclaimed_bytes = 0

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -161,21 +161,3 @@ class ResponseStore:
 def not_found() -> NotFound:
     """There is no such response, or no longer."""
     return NotFound("there is no response with this id, or it is not kept any more", code="response_not_found")
-
-
-def page(items: Sequence[dict[str, Any]], limit: int, after: str | None, *, descending: bool) -> dict[str, Any]:
-    """A page of a list, as OpenAI has it. `after` is the id of the last one seen; one that is unknown is refused."""
-    ordered = list(reversed(items)) if descending else list(items)
-    if after is not None:
-        place = next((index for index, item in enumerate(ordered) if item["id"] == after), None)
-        if place is None:
-            raise InvalidRequest("`after` is not the id of an item in the list", param="after")
-        ordered = ordered[place + 1 :]
-    shown = ordered[:limit]
-    return {
-        "object": "list",
-        "data": shown,
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
-        "has_more": len(ordered) > limit,
-    }

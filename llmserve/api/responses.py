@@ -6,9 +6,7 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +15,8 @@ from starlette.types import ASGIApp
 
 from llmserve.api.background import BackgroundResponse, FollowedResponse
 from llmserve.api.dialect import Dialect, json_response
-from llmserve.api.response_store import FILE_NAME, KeptResponse, ResponseStore, page
+from llmserve.api.query import number, order_is_descending, page, read_query
+from llmserve.api.response_store import FILE_NAME, KeptResponse, ResponseStore
 from llmserve.api.translated import Translated
 from llmserve.dialects.responses.answers import CountTranslation, ResponseTranslation
 from llmserve.dialects.responses.items import shown_items
@@ -94,13 +93,13 @@ class ResponsesRoutes:
         return Translated(self._dialect.relay(call, parsed.ignored_fields), CountTranslation())
 
     async def retrieve(self, request: Request) -> ASGIApp:
-        id, query = request.path_params["id"], _query(request)
+        id, query = request.path_params["id"], read_query(request)
         background = self._background.get(id)
         if query.get("stream") == "true":
             if background is None:
                 await self._store.find(id)
                 raise InvalidRequest("the response is complete; ask for it without `stream`", param="stream")
-            begin = _number(query, "starting_after", -1, 0, 2**31) + 1
+            begin = number(query, "starting_after", -1, 0, 2**31) + 1
             return FollowedResponse(background, begin, self._dialect.gateway.limits.keep_alive_seconds)
         return json_response(background.response if background is not None else (await self._kept(id)).response)
 
@@ -125,13 +124,10 @@ class ResponsesRoutes:
         return json_response(response)
 
     async def input_items(self, request: Request) -> Response:
-        id, query = request.path_params["id"], _query(request)
+        id, query = request.path_params["id"], read_query(request)
         kept = await self._store.find(id)
-        limit = _number(query, "limit", _DEFAULT_PAGE, 1, _LARGEST_PAGE)
-        order = query.get("order", "desc")
-        if order not in {"asc", "desc"}:
-            raise InvalidRequest("`order` must be 'asc' or 'desc'", param="order")
-        return json_response(page(kept.input, limit, query.get("after"), descending=order == "desc"))
+        limit = number(query, "limit", _DEFAULT_PAGE, 1, _LARGEST_PAGE)
+        return json_response(page(kept.input, limit, query.get("after"), descending=order_is_descending(query)))
 
     async def _earlier(self, asked: InputTokensRequest) -> list[dict[str, Any]]:
         """The conversation that the request goes on with."""
@@ -175,16 +171,3 @@ class ResponsesRoutes:
             return kept
         error = {"message": "the server stopped before the response was complete"}
         return KeptResponse(ended(kept.response, "failed", error), kept.input)
-
-
-def _query(request: Request) -> Mapping[str, str]:
-    return dict(parse_qsl(request.scope["query_string"].decode("latin-1")))
-
-
-def _number(query: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = query.get(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or len(text) > 10 or not least <= int(text) <= most:
-        raise InvalidRequest(f"`{name}` must be a number from {least} to {most}", param=name)
-    return int(text)

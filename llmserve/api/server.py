@@ -44,8 +44,10 @@ class Server(uvicorn.Server):
         yield
 
 
-def serve(settings: Settings, models: Sequence[str] = ()) -> int:
+def serve(settings: Settings, models: Sequence[str] = (), *, resumes_batches: bool = True) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. Loads `models` in the background.
+
+    `resumes_batches`: go on with the unfinished batches of earlier servers.
 
     The first signal drains: no new generation starts, running ones have `DRAIN_SECONDS`, then the workers end and the
     exit code is 0. A second signal ends everything at once, with 128 + its number.
@@ -61,7 +63,7 @@ def serve(settings: Settings, models: Sequence[str] = ()) -> int:
         if any(exposed):
             _say("warning: anybody on the network can use this server, because it has no API key")
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(settings, models, socks))
+            return runner.run(_serve(settings, models, socks, resumes_batches))
 
 
 def make_server(gateway: Gateway) -> Server:
@@ -81,13 +83,15 @@ def make_server(gateway: Gateway) -> Server:
     return Server(config)
 
 
-async def _serve(settings: Settings, models: Sequence[str], socks: Sequence[socket.socket]) -> int:
+async def _serve(
+    settings: Settings, models: Sequence[str], socks: Sequence[socket.socket], resumes_batches: bool
+) -> int:
     from llmserve.fleet.fleet import Fleet
     from llmserve.store.serving import serving_store
 
     store = serving_store(settings)
     fleet = Fleet(store, settings)
-    gateway = Gateway(fleet, store, settings, Limits())
+    gateway = Gateway(fleet, store, settings, Limits(), resumes_batches=resumes_batches)
     server = make_server(gateway)
     notifier = Notifier(os.environ)
     server.on_started = notifier.ready

@@ -25,6 +25,7 @@ PROGRAM = "llmserve"
 COMPLETION_VARIABLE = "_LLMSERVE_COMPLETE"
 COMMANDS = (
     "run",
+    "batch",
     "pull",
     "list",
     "show",

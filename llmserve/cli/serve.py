@@ -57,7 +57,8 @@ def command(models: tuple[str, ...], until_input_ends: bool, **flags: Any) -> in
 
     from llmserve.api.server import serve
 
-    return serve(settings, names)
+    # A private server is there for one command, and not for what others have left.
+    return serve(settings, names, resumes_batches=not until_input_ends)
 
 
 def _locked(settings: Settings) -> Settings:

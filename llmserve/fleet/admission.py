@@ -37,12 +37,9 @@ class Admission:
             raise WrongModelKind.of(record.name, instance.plan.kind)
         if demand.keep_alive_seconds is not None:
             record.keep_alive_seconds = demand.keep_alive_seconds
-        if (
-            record.state == "ready"
-            and instance is not None
-            and instance.usable
-            and (instance.has_place or not demand.computes)
-        ):
+        is_ready = record.state == "ready" and instance is not None and instance.usable
+        has_place = not demand.computes or (instance is not None and instance.has_place(background=demand.background))
+        if is_ready and instance is not None and has_place:
             return self._grant(record, instance, demand)
         waiter = Waiter(demand)
         if demand.kind != "embed":
@@ -56,8 +53,8 @@ class Admission:
     def admit(self, record: ModelRecord) -> None:
         """Grant the free places of a ready model to those who wait."""
         instance = record.instance
-        while record.state == "ready" and instance is not None and instance.usable and instance.has_place:
-            if not len(record.waiters):
+        while record.state == "ready" and instance is not None and instance.usable and len(record.waiters):
+            if not instance.has_place(background=not record.waiters.in_foreground):
                 return
             waiter = record.waiters.pop()
             if not waiter.done():
@@ -130,6 +127,7 @@ class Admission:
 
         def give_back(lease: Lease) -> None:
             instance.leases.discard(lease)
+            instance.background.discard(lease)
             if instance.usable:
                 if demand.computes:
                     record.times.note(self._clock() - granted_at)
@@ -145,6 +143,8 @@ class Admission:
             takes_place=demand.computes,
         )
         instance.leases.add(lease)
+        if demand.background and demand.computes:
+            instance.background.add(lease)
         return lease
 
     def _place_is_free(self, record: ModelRecord, instance: Instance) -> None:

@@ -36,6 +36,11 @@ class FairQueue(Generic[E]):
     def __len__(self) -> int:
         return sum(len(entries) for clients in self._classes for entries in clients.values())
 
+    @property
+    def in_foreground(self) -> int:
+        """How many of them are not in the background; while there are any, the next is one of these."""
+        return sum(len(entries) for entries in self._classes[0].values())
+
     def __iter__(self) -> Iterator[E]:
         for clients in self._classes:
             for entries in clients.values():

@@ -52,6 +52,7 @@ def places_of(plan: EnginePlan) -> int:
 class Instance:
     """One worker from its start to its end, and the leases on it. Times are the fleet's clock.
 
+    background: those of the leases that requests in the background hold.
     fallback: why it runs otherwise than the first plan said, None if it does not. load_seconds: what it took to be
     ready, and resident_bytes the most RAM it held until then. pinned: it is not unloaded to make room. key: what is
     measured of it is kept under this.
@@ -63,6 +64,7 @@ class Instance:
     loaded_at: float | None = None
     last_used: float = 0.0
     leases: set[Lease] = field(default_factory=set)
+    background: set[Lease] = field(default_factory=set)
     fallback: str | None = None
     load_seconds: float = 0.0
     resident_bytes: int | None = None
@@ -85,9 +87,20 @@ class Instance:
         """
         return None if self.plan.kind == "embed" else places_of(self.plan)
 
-    @property
-    def has_place(self) -> bool:
-        return self.places is None or sum(lease.takes_place for lease in self.leases) < self.places
+    def has_place(self, *, background: bool = False) -> bool:
+        """Whether one more request may have a place.
+
+        Of what is computed at once, requests in the background leave a quarter free, so that who comes next is computed
+        at once; and while others are computed they have no more than a quarter, since every sequence slows all down.
+        """
+        if self.places is None:
+            return True
+        taken = sum(lease.takes_place for lease in self.leases)
+        if not background:
+            return taken < self.places
+        quarter = max(1, self.plan.parallel // 4)
+        others = taken - len(self.background)
+        return taken < max(1, self.plan.parallel - quarter) and (not others or len(self.background) < quarter)
 
     def bytes_on(self, device: str) -> int:
         return sum(memory.total for memory in self.plan.memory if memory.device == device)
@@ -162,11 +175,14 @@ class ModelRecord:
         self.crashed = False
 
     def wait_seconds(self) -> float | None:
-        """How long the next request would wait, by what the latest ones took; None if that is not known."""
+        """How long the next request would wait, by what the latest ones took; None if that is not known.
+
+        One in the background waits longer.
+        """
         instance = self.instance
-        if instance is None or instance.has_place or instance.places is None:
+        if instance is None or instance.has_place() or instance.places is None:
             return None
-        return self.times.wait_seconds(len(self.waiters), instance.places)
+        return self.times.wait_seconds(self.waiters.in_foreground, instance.places)
 
     def expires_at(self) -> float | None:
         """When an idle model is due to be unloaded; None if it is not idle or stays for ever."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llmserve.openai.batches import BatchRequest, FileRequest
 from llmserve.openai.embeddings import EmbeddingRequest
 from llmserve.openai.fields import Refused, WithoutEffect
 from llmserve.openai.json import dump_json
@@ -30,6 +31,8 @@ DOCUMENTED: tuple[type[Schema], ...] = (
     TokenizeRequest,
     TokenizeChatRequest,
     DetokenizeRequest,
+    FileRequest,
+    BatchRequest,
 )
 
 Treatment = Literal["honoured", "extension", "refused", "without effect"]

@@ -357,7 +357,9 @@ def _listens(path: Path) -> bool:
 
 @contextmanager
 def serving(worker: Worker, settings: Settings | None = None, limits: Limits | None = None) -> Iterator[Served]:
-    """A gateway on loopback, in a thread."""
+    """A gateway on loopback, in a thread. Without a home in the settings it has one of the worker's."""
+    settings = settings or Settings()
+    settings = replace(settings, home=settings.home or worker.socket.parent)
     sock = listener.bind(Settings(port=0))
     host, port = sock.getsockname()
     ready: list[Served] = []
@@ -366,7 +368,7 @@ def serving(worker: Worker, settings: Settings | None = None, limits: Limits | N
     async def main() -> None:
         store = FakeStore()
         fleet = FakeFleet(store, worker.socket)
-        gateway = Gateway(fleet, store, settings or Settings(), limits)  # type: ignore[arg-type]
+        gateway = Gateway(fleet, store, settings, limits)  # type: ignore[arg-type]
         server = make_server(gateway)
         loop = asyncio.get_running_loop()
         stop = functools.partial(setattr, server, "should_exit", True)

@@ -157,7 +157,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, tuple[str, .
     """What `serve` was called with; it returns the exit code 3 at once."""
     calls: list[tuple[Settings, tuple[str, ...]]] = []
 
-    def serve(settings: Settings, models: Sequence[str]) -> int:
+    def serve(settings: Settings, models: Sequence[str], *, resumes_batches: bool) -> int:
+        assert resumes_batches
         calls.append((settings, tuple(models)))
         return 3
 

@@ -77,6 +77,54 @@ async def test_background_waits_behind_all_others(world: World, held: list[Lease
     assert requests.order == ["b1", "a2", "a1"]
 
 
+async def test_background_leaves_a_part_of_the_places_to_others(world: World) -> None:
+    world.configure(parallel=4, max_queue=50)
+    requests = Requests(world)
+    held = [await world.fleet.lease("alpha", Demand(background=True)) for _ in range(3)]
+    waiting = await requests.ask("a1", background=True)
+    others = [await world.lease("alpha") for _ in range(2)]
+    late = [await requests.ask("b1"), await requests.ask("b2")]
+    others[0].release()
+    await asyncio.gather(*late)
+    # Beside one other request there is room for one in the background.
+    release(held[:2])
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    release(held)
+    await waiting
+    assert requests.order == ["b1", "b2", "a1"]
+
+
+async def test_background_has_all_but_a_part_where_nobody_else_asks(world: World) -> None:
+    world.configure(parallel=4, max_queue=50)
+    requests = Requests(world)
+    held = [await world.fleet.lease("alpha", Demand(background=True)) for _ in range(3)]
+    waiting = await requests.ask("a1", background=True)
+    assert not waiting.done()
+    release(held[:1])
+    await waiting
+    release(held)
+
+
+async def test_what_waits_in_the_background_makes_nobody_else_wait(world: World, held: list[Lease]) -> None:
+    def wait() -> float:
+        seconds = world.fleet.status()[0].wait_seconds
+        assert seconds is not None
+        return seconds
+
+    world.clock.advance(10)
+    held[0].release()
+    await world.lease("alpha")
+    alone = wait()
+    requests = Requests(world)
+    tasks = [await requests.ask(f"a{number}", background=True) for number in range(3)]
+    assert wait() == alone
+    tasks.append(await requests.ask("b1"))
+    assert wait() > alone
+    for task in tasks:
+        task.cancel()
+
+
 async def test_who_crowds_a_full_queue_makes_way(world: World, held: list[Lease]) -> None:
     requests = Requests(world)
     crowd = [await requests.ask(f"a{number}") for number in range(4)]

@@ -14,13 +14,13 @@ from llmserve.dialects.translation import chat_request
 from llmserve.openai.chat_input import ReasoningEffort
 from llmserve.openai.fields import Policy
 from llmserve.openai.json_schema import SCHEMA_BOUNDS, BoundedSchema
+from llmserve.openai.metadata import MAX_METADATA, Metadata
 from llmserve.openai.requests import MAX_TOKENS, MAX_TOP_LOGPROBS, ChatRequest, ModelRequest
 from llmserve.openai.sampling import Sampling
 from llmserve.openai.schema import Line, Schema, refuse
 from llmserve.openai.tokens import TokenizeChatRequest
 from llmserve.openai.tools import MAX_DESCRIPTION_CHARACTERS, MAX_TOOLS, ToolName
 
-MAX_METADATA = 16
 _LOGPROBS = "message.output_text.logprobs"
 # Asked for by clients that keep nothing here; the thoughts are sent as they are.
 _WITHOUT_EFFECT = "reasoning.encrypted_content"
@@ -93,15 +93,6 @@ def _tool_choice(choice: Any) -> object:
     if not isinstance(choice.get("name"), str):
         refuse("must be a string", "name")
     return {"type": "function", "name": choice["name"]}
-
-
-def _metadata(metadata: object) -> object:
-    if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA:
-        refuse(f"must be an object of at most {MAX_METADATA} entries")
-    for name, value in metadata.items():
-        if len(name) > 64 or not isinstance(value, str) or len(value) > 512:
-            refuse("must have names of up to 64 and strings of up to 512 characters")
-    return metadata
 
 
 def _included(included: object) -> object:
@@ -200,9 +191,7 @@ class ResponsesRequest(Sampling, InputTokensRequest):
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
         default=None, description=f"0 to {MAX_TOP_LOGPROBS}: so many of the likeliest tokens are reported beside each."
     )
-    metadata: Annotated[dict[str, str], BeforeValidator(_metadata)] = Field(
-        default={}, description=f"Up to {MAX_METADATA} strings, kept with the response."
-    )
+    metadata: Metadata = Field(default={}, description=f"Up to {MAX_METADATA} strings, kept with the response.")
 
     @model_validator(mode="after")
     def _check_background_is_kept(self) -> Self:
