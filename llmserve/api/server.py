@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -88,6 +89,7 @@ async def _serve(settings: Settings, models: Sequence[str], socks: Sequence[sock
     store = serving_store(settings)
     fleet = Fleet(store, settings)
     gateway = Gateway(fleet, store, settings, Limits())
+    logging.getLogger().addHandler(gateway.problems)
     server = make_server(gateway)
     notifier = Notifier(os.environ)
     server.on_started = notifier.ready

@@ -17,6 +17,7 @@ from llmserve.fleet.record import Instance, ModelRecord
 from llmserve.fleet.registry import Registry
 from llmserve.fleet.room import find_room, no_room_beside, out_of_memory
 from llmserve.fleet.waiting import set_within
+from llmserve.planning.advice import what_would_change
 from llmserve.planning.measurements import Knowledge
 from llmserve.planning.plan import plan as make_plan
 from llmserve.planning.retry import shrink
@@ -43,6 +44,14 @@ class Means:
     machine: Callable[[], HardwareInfo]
     clock: Callable[[], float]
     load_timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The plan that the load of a model would begin with, and what would change it, in sentences."""
+
+    plan: EnginePlan
+    changes: tuple[str, ...]
 
 
 class _NotLoaded(Exception):
@@ -123,6 +132,22 @@ class Loading:
                 if not attempts.note(failure):
                     self._give_up(record)
                     raise attempts.error from failure
+
+    async def preview(self, name: str) -> Preview:
+        """What would be tried first if nothing were unloaded for it; no use that would keep the model.
+
+        Raises what `Store.manifest`, `Store.inspect` and the planner raise.
+        """
+        return await asyncio.to_thread(self._preview, name)
+
+    def _preview(self, name: str) -> Preview:
+        store, settings = self._means.store, self._means.settings
+        model = store.installed(store.manifest(name))
+        info = store.inspect(model.name)
+        hardware = self._means.machine()
+        knowledge = self._knowledge(hardware, model)
+        plan = make_plan(hardware, info, settings, knowledge)
+        return Preview(plan, what_would_change(hardware, info, settings, plan, knowledge))
 
     async def _attempt(
         self, record: ModelRecord, model: InstalledModel, info: ModelInfo, attempts: _Attempts

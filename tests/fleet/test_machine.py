@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -46,6 +48,20 @@ def test_ram_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     first = machine()
     probes.hardware = with_available(first, GIB)
     assert machine() == with_available(first, GIB)
+    assert probes.full == 1
+
+
+def test_two_threads_probe_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    probes = Probes(monkeypatch, FakeMachine(8 * GIB)())
+    both, machine = Barrier(2), Machine(tmp_path)
+
+    def ask() -> HardwareInfo:
+        both.wait(20)
+        return machine()
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.submit(ask), threads.submit(ask)
+        assert first.result(20) == second.result(20)
     assert probes.full == 1
 
 
