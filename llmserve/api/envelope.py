@@ -70,9 +70,13 @@ class Envelope:
             route = self._patterns.get(scope.get("endpoint"), "none")
             self._metrics.request_done(route, scope["method"], exchange.status, time.perf_counter() - started_at)
             if exchange.failure is not None:
-                # Where there is no route, what was asked for says what is wrong with the client.
-                where = scope["path"][:200] if exchange.failure.status == 404 and route == "none" else route
-                self._problems.refused(f"{scope['method'][:16]} {where}", exchange.failure)
+                self._problems.refused(_asked(scope, route, exchange.failure), exchange.failure)
+
+
+def _asked(scope: Scope, route: str, failure: LlmserveError) -> str:
+    """What to list a refused request under; where there is no such route, its path tells what the client does wrong."""
+    where = scope["path"][:200] if route == "none" and failure.status == 404 else route.replace(":path", "")
+    return f"{scope['method'][:16]} {where}"
 
 
 def as_answer(error: Exception, request_id: str) -> LlmserveError:

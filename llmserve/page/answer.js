@@ -57,7 +57,7 @@ export class Message {
   /** Show what the answer took, and `buttons` beneath it. */
   end(parts, buttons) {
     const facts = parts.filter(Boolean).join(" · ");
-    this.foot.replaceChildren(element("span", { class: "hint" }, facts), ...buttons);
+    this.foot.replaceChildren(...(facts ? [element("span", { class: "hint" }, facts)] : []), ...buttons);
     this.foot.hidden = false;
   }
 }

@@ -73,7 +73,7 @@ export class Chat {
   /** Put the model's own system message and temperature into the form, where nothing else was written. */
   async #suit() {
     const model = byId("chat-model").value;
-    say(byId("chat-chosen"), model && `for ${model}`);
+    say(byId("chat-chosen"), model || "Model");
     if (!model) return;
     if (!this.#defaults.has(model)) {
       const shown = await this.server.json("/api/show", { method: "POST", body: { model } }).catch(() => ({}));

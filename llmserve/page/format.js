@@ -21,7 +21,7 @@ export function seconds(count) {
 
 export function parameters(count) {
   if (count >= 1e9) return `${(count / 1e9).toFixed(1)} B parameters`;
-  return `${Math.round(count / 1e6)} M parameters`;
+  return count >= 1e6 ? `${Math.round(count / 1e6)} M parameters` : `${Math.round(count / 1e3)} K parameters`;
 }
 
 export const integer = (count) => Math.round(count).toLocaleString("en");

@@ -14,8 +14,7 @@ export function askForKey(accepts, wasRefused) {
   const submit = byId("key-submit");
   notice(error, wasRefused ? REFUSED : "", true);
   value.value = "";
-  dialog.oncancel = (event) => event.preventDefault();
-  // Escape closes a dialog whatever `cancel` says when it is pressed twice; nothing works without the key.
+  // Nothing works without the key; browsers that do not know `closedby` close a dialog all the same.
   dialog.onclose = () => dialog.showModal();
   dialog.showModal();
   value.focus();

@@ -63,7 +63,8 @@ export class Models {
     const free = this.#memory
       .filter((use) => use.total && use.available !== null)
       .map((use) => `${bytes(use.available)} of ${bytes(use.total)} ${deviceName(use.device)} free`);
-    const count = `${plural(this.#entries.length, "model")}, ${loaded || "none"} loaded`;
+    const some = this.#entries.length;
+    const count = some ? `${plural(some, "model")}, ${loaded || "none"} loaded` : "No models yet";
     say(byId("models-summary"), [count, ...free].join(" · "));
   }
 
