@@ -6,6 +6,8 @@ import { clock } from "./format.js";
 export const SPAN_SECONDS = 300;
 // Points further apart than this were not measured side by side: the tab was hidden, or the server silent.
 const GAP_SECONDS = 8;
+const HEADROOM = 1.05;
+const STEPS = [1, 1.5, 2, 3, 4, 5, 6, 8, 10];
 const WIDTH = 300;
 const HEIGHT = 80;
 
@@ -107,8 +109,8 @@ export class Chart {
 
 const path = (run) => `M${run.map(([x, y]) => `${x} ${y}`).join("L")}`;
 
-/** The next 1, 2 or 5 with zeros. */
+/** A round number a little above `value`. */
 function rounded(value) {
-  const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
+  const power = 10 ** Math.floor(Math.log10(value * HEADROOM));
+  return STEPS.map((step) => step * power).find((step) => step >= value * HEADROOM);
 }

@@ -199,7 +199,7 @@ export class Chat {
 
   #buttons(turn) {
     const { answer } = turn;
-    const again = element("button", { class: "link", type: "button", onclick: () => this.#again(turn) }, "Answer again");
+    const again = element("button", { class: "link again", type: "button", onclick: () => this.#again(turn) }, "Answer again");
     const copy = element("button", { class: "link", type: "button" }, "Copy");
     copy.onclick = async () => {
       await navigator.clipboard.writeText(answer.content);
