@@ -67,6 +67,11 @@ def test_what_workers_count_is_seen_before_answers_end(gateway: Served) -> None:
     gateway.fleet.counted = (WorkerCounters("tiny:1m", 1, {"running": 3, "generated_tokens": 70}),)
     wait_until(lambda: live(gateway)["tokens"] == 70)
     assert live(gateway)["running"] == 3
+    with gateway.client() as client:
+        answer = client.post("/v1/chat/completions", json=CHAT).json()
+    assert 0 < answer["usage"]["completion_tokens"] < 70
+    wait_until(lambda: live(gateway)["requests"] == 1)
+    assert live(gateway)["tokens"] == 70
     gateway.fleet.counted = (WorkerCounters("tiny:1m", 1, {"running": 0, "generated_tokens": 90}),)
     wait_until(lambda: live(gateway)["tokens"] == 90)
     with gateway.client() as client:
@@ -172,6 +177,11 @@ def test_what_is_repeated_drives_nothing_out() -> None:
     assert (again["count"], again["status"], again["message"]) == (10 * KEPT, 400, "again (hint: do it right)")
     assert (first["message"], first["count"]) == ("the first", 1)
     assert again["time"] >= first["time"] > 1_700_000_000
+    problems.handle(record(logging.ERROR, "the first"))
+    assert [(problem["message"], problem["count"]) for problem in problems.latest()] == [
+        ("the first", 2),
+        ("again (hint: do it right)", 10 * KEPT),
+    ]
 
 
 def test_only_so_many_are_kept_and_none_is_endless() -> None:
