@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmserve.api.body_writer import DIRECT_WRITER, DirectWriter
-from llmserve.api.metrics import Metrics
+from llmserve.api.metrics import METHODS, Metrics
 from llmserve.api.problems import Problems
 from llmserve.api.replies import HeaderList, error_headers, internal_error, json_headers, request_id
 from llmserve.errors import LlmserveError, MethodNotAllowed, NotFound
@@ -74,9 +74,12 @@ class Envelope:
 
 
 def _asked(scope: Scope, route: str, failure: LlmserveError) -> str:
-    """What to list a refused request under; where there is no such route, its path tells what the client does wrong."""
-    where = scope["path"][:200] if route == "none" and failure.status == 404 else route.replace(":path", "")
-    return f"{scope['method'][:16]} {where}"
+    """What to list a refused request under: nothing that lets somebody without the key fill the list."""
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    if route != "none":
+        return f"{method} {route.replace(':path', '')}"
+    # The path that has no route says what the client does wrong.
+    return f"{method} {scope['path'][:200]}" if failure.status == 404 else method
 
 
 def as_answer(error: Exception, request_id: str) -> LlmserveError:

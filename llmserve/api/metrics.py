@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmserve.fleet.status import ModelStatus
     from llmserve.fleet.worker_counters import WorkerCounters
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 
 # A worker's counter in its `/stats` -> the metric it is added to, and the label that tells it from others there.
@@ -114,7 +114,7 @@ class Metrics:
 
     def request_done(self, route: str, method: str, status: int | None, seconds: float) -> None:
         """Count one request. `route` is the pattern of a route; `status` None means that nothing was answered."""
-        method = method if method in _METHODS else "other"
+        method = method if method in METHODS else "other"
         status_class = "none" if status is None else f"{status // 100}xx"
         self._requests.labels(route, method, status_class).inc()
         self._duration.labels(route).observe(seconds)

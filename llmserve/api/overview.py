@@ -26,9 +26,9 @@ FRESH_SECONDS = 1.0
 class OverviewRoutes:
     """The endpoints that `page/` is made from, beside those that programs have anyway."""
 
-    def __init__(self, gateway: Gateway, memory: Callable[[], tuple[MemoryUse, ...]] | None = None) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._figures = Figures(gateway, MemoryWatch() if memory is None else memory)
+        self._figures = Figures(gateway, MemoryWatch())
 
     def table(self) -> list[Route]:
         return [

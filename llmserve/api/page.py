@@ -79,7 +79,8 @@ class Page:
         return scope["path"] in self._paths or _from_browser(scope)
 
     async def index(self, request: Request) -> Response:
-        return self._answer(request, self._index, "text/html; charset=utf-8", {"Cache-Control": "no-cache"})
+        caching = {"Cache-Control": "no-cache", "Vary": "Accept"}
+        return self._answer(request, self._index, "text/html; charset=utf-8", caching)
 
     async def file(self, request: Request) -> Response:
         name = request.path_params["file"]
@@ -90,7 +91,7 @@ class Page:
 
     def _answer(self, request: Request, content: bytes, media_type: str, caching: dict[str, str]) -> Response:
         tag = f'"{self.version}"'
-        headers = {**_HEADERS, **caching, "ETag": tag, "Vary": "Accept"}
+        headers = {**_HEADERS, **caching, "ETag": tag}
         if tag in request.headers.get("if-none-match", "").replace("W/", ""):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type=media_type)

@@ -43,7 +43,12 @@ class Problems(logging.Handler):
         self._changing = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except Exception:
+            # Whoever logs must not fail for it.
+            self.handleError(record)
+            return
         if record.exc_info and record.exc_info[0] is not None:
             # Its own message may quote a prompt.
             message = f"{message} ({record.exc_info[0].__qualname__})"

@@ -33,6 +33,9 @@ export class Message {
   }
 
   add({ content = "", reasoning = "" }) {
+    // Thoughts are open until the answer itself begins; from then on it is the reader's choice.
+    if (reasoning && !this.#reasoning) this.thinking.open = true;
+    if (content && !this.#content) this.thinking.open = false;
     this.#content += content;
     this.#reasoning += reasoning;
     // However many pieces come, they are drawn once a frame.
@@ -47,11 +50,10 @@ export class Message {
     this.text.replaceChildren(...blocks(this.#content));
   }
 
-  /** Show while it is written: thoughts are open until the answer itself begins. */
+  /** Show whether it is still written. */
   writing(writing) {
     this.node.classList.toggle("writing", writing);
     this.node.setAttribute("aria-busy", String(writing));
-    this.thinking.open = writing && !this.#content;
   }
 
   /** Show what the answer took, and `buttons` beneath it. */

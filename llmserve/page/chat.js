@@ -1,7 +1,7 @@
 // A chat, to try a model with its parameters.
 
 import { figures, Message } from "./answer.js";
-import { byId, element, notice, say } from "./dom.js";
+import { byId, element, hasKeyboard, notice, say } from "./dom.js";
 
 export class Chat {
   // Each is a question and its latest answer.
@@ -10,6 +10,7 @@ export class Chat {
   #models = [];
   // Models whose own defaults were put into the form, and what they were.
   #defaults = new Map();
+  #suited = null;
 
   constructor(server) {
     this.server = server;
@@ -49,6 +50,11 @@ export class Chat {
     if (!this.#turns.length) this.#welcome();
   }
 
+  /** The chat is seen from now on. */
+  enter() {
+    this.#suit();
+  }
+
   /** Chat with the model of this name. */
   choose(name) {
     byId("chat-model").value = name;
@@ -74,13 +80,16 @@ export class Chat {
   async #suit() {
     const model = byId("chat-model").value;
     say(byId("chat-chosen"), model || "Model");
-    if (!model) return;
+    // To ask for its defaults is a use of the model: not before somebody is here.
+    if (!model || model === this.#suited || byId("chat-form").closest("[hidden]")) return;
     if (!this.#defaults.has(model)) {
-      const shown = await this.server.json("/api/show", { method: "POST", body: { model } }).catch(() => ({}));
+      const shown = await this.server.json("/api/show", { method: "POST", body: { model } }).catch(() => null);
+      if (!shown) return;
       const temperature = /^temperature\s+(\S+)/m.exec(shown.parameters ?? "")?.[1] ?? "";
       this.#defaults.set(model, { system: shown.system ?? "", temperature });
     }
     if (byId("chat-model").value !== model) return;
+    this.#suited = model;
     for (const field of ["system", "temperature"]) {
       const input = byId(`chat-${field}`);
       const untouched = [...this.#defaults.values()].some((defaults) => defaults[field] === input.value);
@@ -127,7 +136,6 @@ export class Chat {
           first ??= (performance.now() - started) / 1000;
           say(byId("chat-status"), "Answering");
           answer.add(piece);
-          answer.writing(true);
           this.#follow();
         }
         last = { ...last, ...piece.end };
@@ -147,7 +155,7 @@ export class Chat {
       this.#abort = null;
       this.#writing(answer, false);
       say(byId("chat-status"), this.#turns.includes(turn) ? outcome : "");
-      this.#follow(true);
+      this.#follow();
     }
   }
 
@@ -194,7 +202,7 @@ export class Chat {
     byId("chat-send").hidden = writing;
     byId("chat-stop").hidden = !writing;
     say(byId("chat-status"), writing ? "Waiting for the answer" : "");
-    if (!writing) byId("chat-text").focus({ preventScroll: true });
+    if (!writing && hasKeyboard()) byId("chat-text").focus({ preventScroll: true });
   }
 
   #buttons(turn) {

@@ -4,6 +4,9 @@ const SVG = "http://www.w3.org/2000/svg";
 
 export const byId = (id) => document.getElementById(id);
 
+/** Whether the focus in a field shows no keyboard on the screen, as it does on a phone. */
+export const hasKeyboard = () => matchMedia("(pointer: fine)").matches;
+
 /** An element with `properties` (`class`, `on<event>`, other attributes) and children: nodes or text. */
 export function element(name, properties = {}, ...children) {
   return filled(document.createElement(name), properties, children);

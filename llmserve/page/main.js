@@ -1,7 +1,7 @@
 // The page as a whole: its sections, and the figures that are asked for while somebody looks.
 
 import { Chat } from "./chat.js";
-import { byId, say } from "./dom.js";
+import { byId, hasKeyboard, say } from "./dom.js";
 import { askForKey } from "./key.js";
 import { Live } from "./live.js";
 import { Models } from "./models.js";
@@ -11,6 +11,8 @@ import { Pull } from "./pull.js";
 import { Server } from "./server.js";
 
 const POLL_MILLISECONDS = 2000;
+// A server that says nothing for so long is away.
+const SILENCE_MILLISECONDS = 15_000;
 // The lists change rarely, and a change that is seen in the figures asks for them at once.
 const LISTS_SECONDS = 30;
 const SECTIONS = [...document.querySelectorAll("[data-view]")];
@@ -39,7 +41,7 @@ async function lists() {
 
 const figures = new Poll(async () => {
   try {
-    const now = await server.json("/admin/live");
+    const now = await server.json("/admin/live", { signal: AbortSignal.timeout(SILENCE_MILLISECONDS) });
     const unknown = models.update(now);
     live.update(now, shown === "live");
     const due = performance.now() - listedAt > LISTS_SECONDS * 1000;
@@ -73,10 +75,11 @@ function show(moved) {
   document.body.dataset.shown = view;
   document.title = `${byId(`${view}-heading`).textContent} · llmserve`;
   if (view === "live") live.draw();
+  if (view === "chat") chat.enter();
   if (view === "problems") figures.now();
   if (!moved) return;
   window.scrollTo(0, 0);
-  byId(view === "chat" ? "chat-text" : `${view}-heading`).focus();
+  byId(view === "chat" && hasKeyboard() ? "chat-text" : `${view}-heading`).focus();
 }
 
 window.addEventListener("hashchange", () => show(true));

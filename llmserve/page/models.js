@@ -10,6 +10,7 @@ export class Models {
   #statuses = new Map();
   #entries = null;
   #memory = [];
+  #missing = "";
 
   /** `chat(name)` opens a chat with a model; `changed(entries)` hears of every new list. */
   constructor(server, { chat, changed, look }) {
@@ -48,13 +49,15 @@ export class Models {
     this.changed(data);
   }
 
-  /** Show the live figures; whether a model is there that the list does not know. */
+  /** Show the live figures; whether there are other models than before that the list does not know. */
   update(live) {
     this.#statuses = new Map(live.models.map((status) => [status.name, status]));
     this.#memory = live.memory;
     for (const [name, card] of this.#cards) card.update(this.#statuses.get(name) ?? null);
     this.#summarize();
-    return live.models.some((status) => !this.#cards.has(status.name));
+    const before = this.#missing;
+    this.#missing = live.models.filter((status) => !this.#cards.has(status.name)).map((status) => status.name).join("\n");
+    return this.#missing !== "" && this.#missing !== before;
   }
 
   #summarize() {

@@ -218,7 +218,10 @@ def test_refused_requests_are_problems(gateway: Served) -> None:
         client.post("/v1/chat/completions", json={"model": "nope", "messages": CHAT["messages"]})
         client.get("/v1/v1/models")
         client.get("/health")
-    (unknown, missing) = latest(gateway)
+        for path in ("/a", "/b", "/c"):
+            client.request("PATCH", path, headers={"Host": "evil.test"})
+    (host, unknown, missing) = latest(gateway)
+    assert host == ("other", "this server does not answer to that Host (hint: add the name to `allowed_hosts`)", 403)
     assert unknown == ("GET /v1/v1/models", "there is no such route", 404)
     assert (missing[0], missing[2]) == ("POST /v1/chat/completions", 404)
     assert "nope" in missing[1]

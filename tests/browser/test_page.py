@@ -128,12 +128,15 @@ def test_every_text_has_contrast(gateway: Gateway, open_page: OpenPage, screensh
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_cut_off_on_a_phone(gateway: Gateway, open_page: OpenPage, screenshots: Path, scheme: Any) -> None:
     gateway.load(STARTER)
+    gateway.http.get("/v1/models/nope")
     page = open_page(gateway, color_scheme=scheme, **PHONE)
     connected(page)
     page.get_by_text("How it runs, and why").first.click()
     page.locator(".bar").wait_for()
     for view in VIEWS:
         go(page, view)
+        if view == "problems":
+            page.get_by_text("GET /v1/models/{model} → 404").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["viewport"]["width"]
         assert page.evaluate(WIDER_THAN_THE_SCREEN) == []
         navigation = page.get_by_role("navigation").bounding_box()
