@@ -53,7 +53,8 @@ class Settings:
     ollama_port: listen here too, at the same host, for clients that know no other port than Ollama's.
     api_key: a key clients must send (only from the environment or the file, never from a flag).
     insecure_no_auth: allow an address off loopback without a key. allowed_hosts, allowed_origins: more names for the
-    Host and Origin checks. strict: a request field nobody knows is a 400 instead of a response header.
+    Host and Origin checks. strict: a request field nobody knows is a 400 instead of a response header. page: a browser
+    that opens `/` gets a page about this server (yes, unless this says no).
     engine, context, parallel, kv_type, threads, gpu_layers: override the plan. load_shape: whose winner to take where
     `tune` measured several. vllm_python: the interpreter (or the folder of the environment) that has a vLLM of the
     user's own, which is then used. output_format: how models write thoughts and tool calls, where their chat templates
@@ -80,6 +81,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] | None = None
     allowed_origins: tuple[str, ...] | None = None
     strict: bool | None = None
+    page: bool | None = None
     engine: Engine | None = None
     vllm_python: Path | None = None
     context: int | None = None

@@ -15,6 +15,8 @@ from llmserve.api.gateway import Gateway
 from llmserve.api.guards import Guards
 from llmserve.api.open_webui import BackgroundTasks
 from llmserve.api.openapi import OpenApiRoute
+from llmserve.api.overview import OverviewRoutes
+from llmserve.api.page import Page
 from llmserve.api.routes import Routes
 from llmserve.settings import Settings
 
@@ -28,11 +30,17 @@ def create_app(fleet: Fleet, store: Store, settings: Settings) -> ASGIApp:
     return build_app(Gateway(fleet, store, settings))
 
 
-def route_table(gateway: Gateway, dialects: Dialects) -> list[Route]:
+def route_table(gateway: Gateway, dialects: Dialects, page: Page | None) -> list[Route]:
     """Every route of a gateway, in the order in which they are tried."""
     description = OpenApiRoute()
     # Those of the dialects first: some are there for certain clients only, and leave the rest to the others.
-    routes = [*dialects.table(), *Routes(gateway).table(), description.route()]
+    routes = [
+        *(() if page is None else page.table()),
+        *dialects.table(),
+        *Routes(gateway).table(),
+        *OverviewRoutes(gateway).table(),
+        description.route(),
+    ]
     description.describe(routes)
     return routes
 
@@ -40,7 +48,8 @@ def route_table(gateway: Gateway, dialects: Dialects) -> list[Route]:
 def build_app(gateway: Gateway) -> ASGIApp:
     """As `create_app`, for a gateway that the caller keeps in hand."""
     dialects = Dialects(gateway)
-    routes = route_table(gateway, dialects)
+    page = None if gateway.settings.page is False else Page()
+    routes = route_table(gateway, dialects, page)
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
@@ -52,7 +61,7 @@ def build_app(gateway: Gateway) -> ASGIApp:
     # `Router` itself and not the `Starlette` class: errors pass through to the envelope, which alone answers them.
     router = Router(routes, redirect_slashes=False, lifespan=lifespan)
     # What this program asks itself needs no guards.
-    inner = Envelope(router, gateway.metrics, routes, error_body)
-    return Envelope(
-        Guards(BackgroundTasks(router), gateway.settings, gateway.limits), gateway.metrics, routes, error_body
-    )
+    inner = Envelope(router, gateway.metrics, gateway.problems, routes, error_body)
+    is_public = None if page is None else page.is_public
+    guards = Guards(BackgroundTasks(router), gateway.settings, gateway.limits, is_public)
+    return Envelope(guards, gateway.metrics, gateway.problems, routes, error_body)

@@ -16,7 +16,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmserve.api.body_writer import DIRECT_WRITER, DirectWriter
-from llmserve.api.metrics import Metrics
+from llmserve.api.metrics import METHODS, Metrics
+from llmserve.api.problems import Problems
 from llmserve.api.replies import HeaderList, error_headers, internal_error, json_headers, request_id
 from llmserve.errors import LlmserveError, MethodNotAllowed, NotFound
 
@@ -35,10 +36,13 @@ class Envelope:
     `error_body` writes an error in the dialect of what was asked for.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route], error_body: ErrorBody) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, problems: Problems, routes: Iterable[Route], error_body: ErrorBody
+    ) -> None:
         self._app = app
         self._error_body = error_body
         self._metrics = metrics
+        self._problems = problems
         self._patterns: dict[object, str] = {route.endpoint: route.path for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,6 +69,17 @@ class Envelope:
             # The router leaves the endpoint in the scope; a request refused before routing has none.
             route = self._patterns.get(scope.get("endpoint"), "none")
             self._metrics.request_done(route, scope["method"], exchange.status, time.perf_counter() - started_at)
+            if exchange.failure is not None:
+                self._problems.refused(_asked(scope, route, exchange.failure), exchange.failure)
+
+
+def _asked(scope: Scope, route: str, failure: LlmserveError) -> str:
+    """What to list a refused request under: nothing that lets somebody without the key fill the list."""
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    if route != "none":
+        return f"{method} {route.replace(':path', '')}"
+    # The path that has no route says what the client does wrong.
+    return f"{method} {scope['path'][:200]}" if failure.status == 404 else method
 
 
 def as_answer(error: Exception, request_id: str) -> LlmserveError:
@@ -89,6 +104,7 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, error_body: ErrorBody) -> None:
         self.request_id = request_id(scope["headers"])
         self.status: int | None = None
+        self.failure: LlmserveError | None = None
         self._headers: HeaderList = [
             (b"x-request-id", self.request_id.encode()),
             (b"x-content-type-options", b"nosniff"),
@@ -125,6 +141,7 @@ class _Exchange:
         """Answer `error`. An answer that has begun is left unfinished, which makes the server cut the connection."""
         if self.status is not None:
             return
+        self.failure = error
         body = self._error_body(self._scope, error)
         headers = [*json_headers(body), *error_headers(error), *(more_headers or ())]
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})

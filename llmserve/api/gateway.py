@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmserve.api.limits import Limits
 from llmserve.api.metrics import Metrics
+from llmserve.api.problems import Problems
 from llmserve.errors import LlmserveError, Unavailable
 from llmserve.settings import Settings
 
@@ -41,6 +42,7 @@ class Gateway:
         self.settings = settings
         self.limits = limits or Limits()
         self.metrics = Metrics(fleet.status, fleet.turnover)
+        self.problems = Problems()
         self.resumes_batches = resumes_batches
         self.draining = False
         # Called when the drain begins.

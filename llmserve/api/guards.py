@@ -12,7 +12,7 @@ import hmac
 import ipaddress
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,10 +44,16 @@ _HEADER_NAMES = re.compile(rb"[A-Za-z0-9_, -]{1,1024}")
 
 
 class Guards:
-    """ASGI middleware: calls `app` only for a request that passes every check."""
+    """ASGI middleware: calls `app` only for a request that passes every check.
 
-    def __init__(self, app: ASGIApp, settings: Settings, limits: Limits) -> None:
+    `is_public` says what is answered without the key beside `PUBLIC_PATHS`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, limits: Limits, is_public: Callable[[Scope], bool] | None = None
+    ) -> None:
         self._app = app
+        self._is_public = is_public
         self._limits = limits
         own_name = (settings.host,) if settings.host else ()
         self._hosts = HostPolicy((*own_name, *(settings.allowed_hosts or ())))
@@ -67,7 +73,7 @@ class Guards:
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
-        if self._keys is not None and scope["path"] not in PUBLIC_PATHS:
+        if self._keys is not None and not self._needs_no_key(scope):
             self._keys.check(headers)
         is_upload = scope["method"] == "POST" and scope["path"] in UPLOADS
         if (scope["method"] == "POST" or _has_body(headers)) and scope["path"] not in UNSUPPORTED:
@@ -75,6 +81,9 @@ class Guards:
         limit = self._limits.upload_bytes if is_upload else self._limits.body_bytes
         check_declared_length(headers, limit)
         await self._app(scope, _counted(receive, limit), send)
+
+    def _needs_no_key(self, scope: Scope) -> bool:
+        return scope["path"] in PUBLIC_PATHS or (self._is_public is not None and self._is_public(scope))
 
 
 class HostPolicy:

@@ -7,11 +7,13 @@ models. Nothing a client writes can add one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from llmserve.fleet.turnover import Turnover
     from llmserve.fleet.worker_counters import WorkerCounters
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 
 # A worker's counter in its `/stats` -> the metric it is added to, and the label that tells it from others there.
@@ -33,8 +35,20 @@ _OF_WORKERS: Mapping[str, tuple[str, str | None]] = MappingProxyType(
         "drafted_tokens": ("llmserve_draft_tokens_proposed", None),
         "accepted_tokens": ("llmserve_draft_tokens_accepted", None),
         "preemptions": ("llmserve_preemptions", None),
+        "generated_tokens": ("llmserve_generated_tokens", None),
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """`in_flight` are waiting or running now; `requests` got a place on a model. `tokens` are those written."""
+
+    in_flight: int
+    requests: int
+    tokens: int
+    first_contents: int
+    first_content_seconds: float
 
 
 class Metrics:
@@ -94,13 +108,14 @@ class Metrics:
                 ("llmserve_draft_tokens_proposed", "Tokens that were drafted ahead and checked", ()),
                 ("llmserve_draft_tokens_accepted", "Drafted tokens that were right", ()),
                 ("llmserve_preemptions", "Sequences that left for a while because cells ran out", ()),
+                ("llmserve_generated_tokens", "Tokens written, counted as they are, also for who left", ()),
             )
         }
         self._last_seen: dict[str, WorkerCounters] = {}
 
     def request_done(self, route: str, method: str, status: int | None, seconds: float) -> None:
         """Count one request. `route` is the pattern of a route; `status` None means that nothing was answered."""
-        method = method if method in _METHODS else "other"
+        method = method if method in METHODS else "other"
         status_class = "none" if status is None else f"{status // 100}xx"
         self._requests.labels(route, method, status_class).inc()
         self._duration.labels(route).observe(seconds)
@@ -133,9 +148,38 @@ class Metrics:
                 added = count - seen.get(counter, 0) if count >= seen.get(counter, 0) else count
                 self._of_workers[metric].labels(*labels).inc(added)
 
+    def totals(self) -> Totals:
+        """What was counted since the start, of all models together."""
+        written = _by_model(self._of_workers["llmserve_generated_tokens"])
+        # A worker that tells no such counter is known by what its answers reported at their ends.
+        reported = _by_model(self._tokens, kind="completion")
+        return Totals(
+            in_flight=int(_sum(self.in_flight)),
+            requests=int(_sum(self._waits, "_count")),
+            tokens=int(sum(max(written.get(model, 0), count) for model, count in {**written, **reported}.items())),
+            first_contents=int(_sum(self._first_content, "_count")),
+            first_content_seconds=_sum(self._first_content, "_sum"),
+        )
+
     def exposition(self) -> tuple[str, bytes]:
         """Content type and body for a scrape."""
         return CONTENT_TYPE_PLAIN_1_0_0, generate_latest(self._registry)
+
+
+def _sum(metric: MetricWrapperBase, suffix: str = "") -> float:
+    """The sum of the samples whose names end like this, over all labels."""
+    samples = (sample for family in metric.collect() for sample in family.samples)
+    return sum(sample.value for sample in samples if sample.name.endswith(suffix))
+
+
+def _by_model(counter: Counter, **labels: str) -> dict[str, float]:
+    """The values of `counter` that have these labels."""
+    samples = (sample for family in counter.collect() for sample in family.samples)
+    return {
+        sample.labels["model"]: sample.value
+        for sample in samples
+        if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
+    }
 
 
 class _FleetCollector(Collector):

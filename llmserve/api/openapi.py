@@ -80,6 +80,7 @@ _UPLOADS = frozenset({("POST", "/v1/files")})
 _QUERIES: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         ("DELETE", "/models"): ("model",),
+        ("GET", "/admin/plan"): ("model",),
         ("GET", "/v1/responses/{id}"): ("stream", "starting_after"),
         ("GET", "/v1/responses/{id}/input_items"): ("limit", "order", "after"),
         ("GET", "/v1/files"): ("limit", "order", "after", "purpose"),
@@ -186,7 +187,7 @@ class OpenApiRoute:
 def document(routes: Iterable[Route]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of `routes`."""
     paths: dict[str, dict[str, Any]] = {}
-    for route in routes:
+    for route in (route for route in routes if route.include_in_schema):
         for method in sorted((route.methods or set()) - {"HEAD"}):
             path = paths.setdefault(_PARAMETER.sub(r"{\1}", route.path), {})
             path.setdefault(method.lower(), _operation(method, route.path))

@@ -70,7 +70,9 @@ class Relay:
         self._phases = gateway.phases
         self._limits = gateway.limits
         self._metrics = gateway.metrics
+        self._problems = gateway.problems
         self._call = call
+        self._where = f"POST {call.path}"
         self._headers = [*headers]
         self._demand = Demand(call.kind)
         self._started_at = time.perf_counter()
@@ -93,7 +95,11 @@ class Relay:
             # The lease is back already: a slow reader holds no model.
             await self._reply(send, 200, body)
         except WorkerRefusal as error:
+            self._note(error)
             await self._reply(send, error.status, error.body)
+
+    def _note(self, error: WorkerRefusal) -> None:
+        self._problems.refused_by_worker(self._where, error.status, error.body)
 
     async def _reply(self, send: Send, status: int, body: bytes) -> None:
         headers = [*json_headers(body), *self._headers]
@@ -111,6 +117,7 @@ class Relay:
                     await self._relay(stream, owned)
                 await stream.end()
             except WorkerRefusal as error:
+                self._note(error)
                 if stream.started:
                     await stream.end(b"data: " + error.body + b"\n\n")
                 else:
@@ -118,7 +125,9 @@ class Relay:
             except Exception as error:
                 if not stream.started:
                     raise
-                await stream.end(sse.error_event(as_answer(error, self._call.request_id)))
+                answer = as_answer(error, self._call.request_id)
+                self._problems.refused(self._where, answer)
+                await stream.end(sse.error_event(answer))
 
     def _waits_for(self) -> str | None:
         """What the model is doing while it is loaded, where it says so."""

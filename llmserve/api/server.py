@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -92,6 +93,7 @@ async def _serve(
     store = serving_store(settings)
     fleet = Fleet(store, settings)
     gateway = Gateway(fleet, store, settings, Limits(), resumes_batches=resumes_batches)
+    logging.getLogger().addHandler(gateway.problems)
     server = make_server(gateway)
     notifier = Notifier(os.environ)
     server.on_started = notifier.ready

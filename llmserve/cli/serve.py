@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     "--allowed-origin", "allowed_origins", multiple=True, metavar="ORIGIN", help="One more web page that may ask."
 )
 @click.option("--strict", is_flag=True, default=None, help="Refuse requests with fields that nobody knows.")
+@click.option("--page/--no-page", default=None, help="Whether browsers get a page at / (they do).")
 @click.option("--max-output-tokens", type=int, metavar="N", help="The cap of a request that states none.")
 @click.option("--keep-alive", type=float, metavar="SECONDS", help="How long an idle model stays loaded (-1: always).")
 @click.option(

@@ -15,7 +15,7 @@ from llmserve.fleet.demand import Demand
 from llmserve.fleet.history import History
 from llmserve.fleet.launcher import Launcher, WorkerSource
 from llmserve.fleet.lease import Lease
-from llmserve.fleet.loading import Loading, Means
+from llmserve.fleet.loading import Loading, Means, Preview
 from llmserve.fleet.machine import Machine
 from llmserve.fleet.meter import read_counters
 from llmserve.fleet.model_rules import ModelRules
@@ -128,6 +128,10 @@ class Fleet:
     async def counters(self) -> tuple[WorkerCounters, ...]:
         """What the ready workers have counted; takes a second at most, and is no use that would keep a model loaded."""
         return await ask_for_counters(self._registry.ready())
+
+    async def preview(self, model: str) -> Preview:
+        """How `model` would be run if it were loaded on what is free now. Raises as `Loading.preview` does."""
+        return await self._loading.preview(model)
 
     async def stop(self, model: str) -> bool:
         """Unload a model and wait until it is gone. False if it was not loaded; then its back-off is forgotten.

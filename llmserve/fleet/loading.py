@@ -20,6 +20,7 @@ from llmserve.fleet.room import find_room, no_room_beside, out_of_memory
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.worker import Worker
 from llmserve.hardware.surroundings import peak_resident_bytes
+from llmserve.planning.advice import what_would_change
 from llmserve.planning.measurements import Knowledge
 from llmserve.planning.plan import plan as make_plan
 from llmserve.planning.retry import shrink
@@ -47,6 +48,14 @@ class Means:
     clock: Callable[[], float]
     load_timeout_seconds: float
     history: History
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The plan that the load of a model would begin with, and what would change it, in sentences."""
+
+    plan: EnginePlan
+    changes: tuple[str, ...]
 
 
 class _NotLoaded(Exception):
@@ -129,6 +138,22 @@ class Loading:
                     self._give_up(record)
                     raise attempts.error from failure
 
+    async def preview(self, name: str) -> Preview:
+        """What would be tried first if nothing were unloaded for it; no use that would keep the model.
+
+        Raises what `Store.manifest`, `Store.inspect` and the planner raise.
+        """
+        return await asyncio.to_thread(self._preview, name)
+
+    def _preview(self, name: str) -> Preview:
+        store, settings = self._means.store, self._means.settings
+        model = store.installed(store.manifest(name))
+        info = store.inspect(model.name)
+        hardware = self._means.machine()
+        knowledge = self._means.history.knowledge(_key(hardware, model))
+        plan = make_plan(hardware, info, settings, knowledge)
+        return Preview(plan, what_would_change(hardware, info, settings, plan, knowledge))
+
     async def _attempt(
         self, record: ModelRecord, model: InstalledModel, info: ModelInfo, attempts: _Attempts
     ) -> Instance:
@@ -160,7 +185,7 @@ class Loading:
             hardware = await asyncio.to_thread(self._means.machine)
             if self._stopping():
                 continue  # since that began: what it holds is neither free nor to be had from it
-            key = key_of(hardware, model, "llama.cpp" if model.format == "gguf" else "vllm")
+            key = _key(hardware, model)
             knowledge = await asyncio.to_thread(self._means.history.knowledge, key)
             plan = attempts.decide(hardware, info, knowledge)
             ready = self._registry.ready()
@@ -237,3 +262,8 @@ class Loading:
 
 def _resident_bytes(worker: Worker) -> int | None:
     return None if worker.pid is None else peak_resident_bytes(worker.pid)
+
+
+def _key(hardware: HardwareInfo, model: InstalledModel) -> Key:
+    """What is measured of the model on this machine is kept under it."""
+    return key_of(hardware, model, "llama.cpp" if model.format == "gguf" else "vllm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from llmserve.types import HardwareInfo
 class Machine:
     """Calling it returns the hardware with the memory that is available now. Blocks; the first call for seconds.
 
-    One thread at a time.
+    Any thread may call it.
     """
 
     def __init__(self, home: Path, vllm_python: Path | None = None) -> None:
@@ -23,13 +24,15 @@ class Machine:
         self._home = home
         self._vllm_python = vllm_python
         self._hardware: HardwareInfo | None = None
+        self._probing = threading.Lock()
 
     def __call__(self) -> HardwareInfo:
-        if self._hardware is None:
-            from llmserve.engines.machine import probe
+        with self._probing:
+            if self._hardware is None:
+                from llmserve.engines.machine import probe
 
-            self._hardware = probe(home=self._home, vllm_python=self._vllm_python)
-            return self._hardware
+                self._hardware = probe(home=self._home, vllm_python=self._vllm_python)
+                return self._hardware
         return _measured_again(self._hardware)
 
 

@@ -26,10 +26,12 @@ from llmserve.api.app import route_table
 from llmserve.api.dialects import Dialects
 from llmserve.api.gateway import Gateway
 from llmserve.api.limits import Limits
+from llmserve.api.page import Page
 from llmserve.api.server import make_server
 from llmserve.errors import ModelNotFound, WorkerDied
 from llmserve.fleet.connection import WorkerConnection, connect
 from llmserve.fleet.demand import Demand
+from llmserve.fleet.loading import Preview
 from llmserve.fleet.status import ModelStatus
 from llmserve.fleet.turnover import Turnover
 from llmserve.fleet.worker_counters import WorkerCounters
@@ -216,6 +218,10 @@ class FakeFleet:
             ),
         )
 
+    async def preview(self, model: str) -> Preview:
+        self._store.find(model)
+        return Preview(PLAN, ("with more memory it would be faster",))
+
     async def counters(self) -> tuple[WorkerCounters, ...]:
         return self.counted
 
@@ -268,7 +274,7 @@ class Served:
 
 
 def every_route(gateway: Gateway) -> list[Route]:
-    return route_table(gateway, Dialects(gateway))
+    return route_table(gateway, Dialects(gateway), Page())
 
 
 @dataclass

@@ -11,6 +11,7 @@ import pytest
 from llmserve.api import guards, listener
 from llmserve.api.guards import KeyPolicy
 from llmserve.api.limits import Limits
+from llmserve.api.page import Page
 from llmserve.api.routes import Routes
 from llmserve.errors import AuthenticationFailed, SettingsError, TooManyRequests
 from llmserve.settings import Settings
@@ -75,12 +76,28 @@ PUBLIC = {
     "/v1/images/edits": False,
     "/v1/images/variations": False,
     "/openapi.json": False,
+    # A program's; a browser's is public (`test_page.py`).
+    "/": False,
+    "/page/{version}/{file}": True,
+    "/admin/live": False,
+    "/admin/plan": False,
+    "/admin/problems": False,
+    "/admin/catalog": False,
 }
+PAGE_VERSION = Page().version
 
 
 def target(path: str) -> str:
     """A path that the route of this pattern matches."""
-    return path.replace("{model:path}", "tiny:1m").replace("{id}", "resp_1").replace("{digest}", "sha256:1")
+    for parameter, value in (
+        ("{model:path}", "tiny:1m"),
+        ("{id}", "resp_1"),
+        ("{digest}", "sha256:1"),
+        ("{version}", PAGE_VERSION),
+        ("{file}", "main.js"),
+    ):
+        path = path.replace(parameter, value)
+    return path
 
 
 def request(gateway: Served, method: str, target: str, *headers: str) -> bytes:
@@ -94,8 +111,10 @@ def test_a1_every_route_has_a_decision(locked_gateway: Served) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("path", [*PUBLIC, "/", "/nope", "/docs", "/v1", "/api", "/api/nope"])
-def test_a1_without_the_key_nothing_but_health_answers(locked_gateway: Served, path: str, method: str) -> None:
+@pytest.mark.parametrize("path", [*PUBLIC, "/nope", "/docs", "/v1", "/api", "/api/nope"])
+def test_a1_without_the_key_nothing_but_health_and_the_page_answers(
+    locked_gateway: Served, path: str, method: str
+) -> None:
     answer = locked_gateway.raw(request(locked_gateway, method, target(path)))
     if PUBLIC.get(path, False):
         assert answer.status in {200, 405}

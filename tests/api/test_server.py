@@ -281,5 +281,7 @@ def test_kill_9_of_the_worker_is_survived(start: Callable[..., Process]) -> None
         assert b"[DONE]" not in received
         again = client.post("/v1/chat/completions", json=chat({"tokens": ["new"]}))
         assert again.json()["choices"][0]["message"]["content"] == "new"
+        problems = client.get("/admin/problems").json()["problems"]
+        assert {"llmserve.fleet.record", "POST /v1/chat/completions"} == {problem["where"] for problem in problems}
     assert gateway.workers()[0].pid != worker.pid
     assert not gateway.ended

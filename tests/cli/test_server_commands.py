@@ -183,7 +183,7 @@ def test_every_flag_is_a_setting(
         "--max-output-tokens": "99",
     }
     lists = ("--allowed-host", "a", "--allowed-host", "b", "--allowed-origin", "https://c")
-    result = invoke("serve", *(word for pair in flags.items() for word in pair), *lists, "--strict")
+    result = invoke("serve", *(word for pair in flags.items() for word in pair), *lists, "--strict", "--no-page")
     ((settings, models),) = served
     assert (result.code, models) == (3, ())
     assert settings == dataclasses.replace(
@@ -201,6 +201,7 @@ def test_every_flag_is_a_setting(
         allowed_hosts=("a", "b"),
         allowed_origins=("https://c",),
         strict=True,
+        page=False,
         insecure_no_auth=None,
     )
 
@@ -212,6 +213,7 @@ def test_a_flag_that_is_not_given_leaves_the_environment_alone(
     monkeypatch.setenv("LLMSERVE_ALLOWED_HOSTS", "example.org")
     invoke("serve")
     assert served[0][0].strict is True
+    assert served[0][0].page is None
     assert served[0][0].allowed_hosts == ("example.org",)
 
 

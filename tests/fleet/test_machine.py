@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 
@@ -47,6 +49,22 @@ def test_ram_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     probes.hardware = with_available(first, GIB)
     assert machine() == with_available(first, GIB)
     assert probes.full == 1
+
+
+def test_two_threads_probe_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    probes = Probes(monkeypatch, FakeMachine(8 * GIB)())
+    machine, meeting = Machine(tmp_path), Barrier(2)
+
+    def probe(**places: object) -> HardwareInfo:
+        # The other thread has the time to come here too, and does not.
+        with pytest.raises(BrokenBarrierError):
+            meeting.wait(0.3)
+        return probes.hardware
+
+    monkeypatch.setattr("llmserve.engines.machine.probe", probe)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.submit(machine), threads.submit(machine)
+        assert first.result(20) == second.result(20) == probes.hardware
 
 
 def test_gpus_are_read_again_and_the_engines_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
