@@ -202,11 +202,16 @@ class KeyPolicy:
 
 
 def check_content_type(headers: RawHeaders) -> None:
-    """Raises `UnsupportedMediaType` unless the body is plain UTF-8 JSON by its headers."""
+    """Raises `UnsupportedMediaType` unless the body is plain UTF-8 JSON by its headers.
+
+    Some clients of Ollama say nothing of their bodies. That is fine with a key: no page sends one unasked.
+    """
     encodings = headers.get(b"content-encoding", [])
     if any(encoding.strip().lower() != b"identity" for encoding in encodings):
         raise UnsupportedMediaType("compressed request bodies are not supported")
     values = headers.get(b"content-type", [])
+    if not values and (b"authorization" in headers or b"x-api-key" in headers):
+        return
     media_type, *parameters = values[0].lower().split(b";") if len(values) == 1 else [b""]
     charsets = [part.strip() for part in parameters if part.strip().startswith(b"charset=")]
     if media_type.strip() != b"application/json" or not set(charsets) <= {b"charset=utf-8", b'charset="utf-8"'}:
