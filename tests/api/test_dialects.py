@@ -317,8 +317,9 @@ def test_who_listens_to_a_response_in_the_background_may_leave_and_come_back(
     gate = tmp_path / "go"
     body = {"model": "tiny", "input": json.dumps({"gate": str(gate), "gate_at": 2}), "background": True, "stream": True}
     with client.stream("POST", "/v1/responses", json=body) as answer:
-        first = next(answer.iter_raw())
-    created = json.loads(first.splitlines()[1].removeprefix(b"data: "))
+        # Comments may come before it, as long as nothing else is to be said.
+        first = next(line for line in answer.iter_lines() if line.startswith("data: "))
+    created = json.loads(first.removeprefix("data: "))
     path = f"/v1/responses/{created['response']['id']}"
     with client.stream("GET", path, params={"stream": "true", "starting_after": "3"}) as answer:
         gate.touch()

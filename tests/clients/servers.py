@@ -24,7 +24,8 @@ HUB_FILE = "minilm-f16.gguf"
 # With it every quantization of the model answers the questions here, and ends its answers.
 SYSTEM = "You are a helpful AI assistant."
 
-_PYTHON = str(ROOT / ".venv/bin/python")
+PYTHON = ROOT / ".venv/bin/python"
+
 _START_SECONDS = 120
 
 
@@ -49,8 +50,19 @@ def free_ports(count: int) -> list[int]:
         return [int(probe.getsockname()[1]) for probe in probes]
 
 
+def starter_file() -> Path:
+    """The starter model's GGUF file."""
+    home = Path(os.environ["LLMSERVE_TEST_HOME"])
+    code = """
+import pathlib, sys
+from llmserve.store.store import Store
+print(Store(pathlib.Path(sys.argv[1])).find(sys.argv[2]).path)"""
+    done = subprocess.run([str(PYTHON), "-P", "-c", code, str(home), MODEL], capture_output=True, text=True, check=True)
+    return Path(done.stdout.strip())
+
+
 def run_llmserve(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    argv = [_PYTHON, "-P", "-m", "llmserve", *arguments]
+    argv = [str(PYTHON), "-P", "-m", "llmserve", *arguments]
     subprocess.run(argv, env=_environment(environment), check=True, capture_output=True, timeout=120)
 
 
@@ -61,7 +73,7 @@ def running(
     """llmserve's Python with these arguments, which make it serve on `ports`, until the end of the block."""
     log = folder / "server.log"
     with log.open("wb") as file:
-        argv = [_PYTHON, "-P", *arguments]
+        argv = [str(PYTHON), "-P", *arguments]
         process = subprocess.Popen(argv, env=_environment(environment), stdin=subprocess.PIPE, stderr=file)
     url, ollama_url = (f"http://127.0.0.1:{port}" for port in ports)
     headers = {"x-api-key": KEY}

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+import transformers
 
 from tests.clients.report import CACHE
-from tests.clients.servers import EMBEDDER, KEY, MODEL, SYSTEM, Server
+from tests.clients.servers import EMBEDDER, KEY, MODEL, PYTHON, SYSTEM, Server, starter_file
 
 does = pytest.mark.does
 HERE = Path(__file__).parent
@@ -128,8 +130,11 @@ class TestLmEval:
 
     @pytest.fixture
     def evaluate(self, server: Server, tmp_path: Path) -> Any:
-        def run_task(model: str, path: str, task: str, *more: str) -> dict[str, Any]:
+        def run_task(model: str, path: str, task: str, tokenizer: Path | None = None) -> dict[str, Any]:
             arguments = f"model={MODEL},base_url={server.openai_url}{path},num_concurrent=2,max_retries=1"
+            more = ["--apply_chat_template"] if tokenizer is None else []
+            if tokenizer is not None:
+                arguments += f",tokenizer={tokenizer}"
             command: list[str | Path] = [
                 *(Path(sys.executable).with_name("lm-eval"), "run", "--model", model, "--model_args", arguments),
                 *("--tasks", task, "--include_path", HERE / "lm_eval_tasks", "--output_path", tmp_path, *more),
@@ -147,10 +152,18 @@ class TestLmEval:
 
     @does("`local-chat-completions`: answers that are generated")
     def test_generated_answers(self, evaluate: Any) -> None:
-        scores = evaluate("local-chat-completions", "/chat/completions", "capitals_asked", "--apply_chat_template")
+        scores = evaluate("local-chat-completions", "/chat/completions", "capitals_asked")
         assert 0.5 <= scores["contains,none"] <= 1
 
-    @does("`local-completions`: log probabilities of given answers")
-    def test_log_probabilities(self, evaluate: Any) -> None:
-        scores = evaluate("local-completions", "/completions", "capitals_chosen")
+    @does("`local-completions`: log probabilities of given answers, asked with token ids")
+    def test_log_probabilities(self, server: Server, evaluate: Any, tmp_path: Path) -> None:
+        folder = tmp_path / "tokenizer"
+        folder.mkdir()
+        run([PYTHON, "-P", HERE / "tokenizer.py", starter_file(), folder], {})
+        # What it makes of a text is what the server makes of it.
+        text = "The capital of France is Paris, 123."
+        own = transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+        request = {"model": MODEL, "prompt": text}
+        assert httpx2.post(f"{server.url}/tokenize", json=request, headers={"x-api-key": KEY}).json()["tokens"] == own
+        scores = evaluate("local-completions", "/completions", "capitals_chosen", folder)
         assert 0.75 <= scores["acc,none"] <= 1
