@@ -24,6 +24,7 @@ script, merged over `"answer"` of the load script; any other text gets the defau
     {"garbage_at": 0}                               bytes that are neither JSON nor SSE
     {"error_at": 2}                                 an error event after two tokens (before the first: a status 500)
     {"gate": "/tmp/x/go", "gate_at": 1}             one token, and the next only when that file exists
+    {"tokens": ["Hm", {"tool_calls": [...]}]}       in the stream of a chat, an object is a delta as it stands
 
 Requests that write no text (embeddings, rerank, tokens) all get `COMPUTED`.
 
@@ -64,7 +65,12 @@ if TYPE_CHECKING:
     from llmserve.types import EnginePlan, InstalledModel
 
 DEFAULT_TOKENS = ["Hello", " from", " the", " fake", " worker", "."]
-COMPUTED = {"object": "list", "data": [], "usage": {"prompt_tokens": 3, "total_tokens": 3}, "count": 3}
+COMPUTED = {
+    "object": "list",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
+    "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    "count": 3,
+}
 GARBAGE = b"\x00\xff\xfe this is not the protocol \x00"
 GATE_POLL_SECONDS = 0.005
 
@@ -77,7 +83,7 @@ class LoadScript:
     Then stderr is written, and if exit (a code), signal (a name such as "KILL"), hang (no answer to /health, ever) or
     garbage (nonsense from /health) is given, that happens instead of readiness. ignore_sigterm: only SIGKILL ends it.
     helper: start a grandchild in the same process group, its pid in the file named here. record: see the module.
-    answer: the defaults of every `AnswerScript`.
+    answer: the defaults of every `AnswerScript`, and with scripted false the only one: prompts are then just text.
     """
 
     ready_after: float = 0.0
@@ -92,13 +98,14 @@ class LoadScript:
     helper: str | None = None
     record: str | None = None
     answer: dict[str, Any] = field(default_factory=dict)
+    scripted: bool = True
 
 
 @dataclass(frozen=True)
 class AnswerScript:
     """How one request is answered; every `*_at` is the number of the token before which it happens."""
 
-    tokens: list[str] | int = field(default_factory=lambda: list(DEFAULT_TOKENS))
+    tokens: list[Any] | int = field(default_factory=lambda: list(DEFAULT_TOKENS))
     delay: float = 0.0
     first_delay: float = 0.0
     die_at: int | None = None
@@ -165,7 +172,7 @@ class ScriptedError(Exception):
 class Answer:
     """One request and the script it carries."""
 
-    def __init__(self, request: Request, body: dict[str, Any], defaults: dict[str, Any]) -> None:
+    def __init__(self, request: Request, body: dict[str, Any], load: LoadScript) -> None:
         self.chat = request.url.path.endswith("/chat/completions")
         self.id = request.headers.get("x-request-id", "fake-0")
         self.model = ""
@@ -173,7 +180,8 @@ class Answer:
         self.choices = int(body.get("n") or 1)
         self.usage_wanted = bool((body.get("stream_options") or {}).get("include_usage"))
         self.prompt = self._prompt(body)
-        self.script = make_script(AnswerScript, {**defaults, **(json_object(self.prompt) or {})})
+        own = json_object(self.prompt) if load.scripted else None
+        self.script = make_script(AnswerScript, {**load.answer, **(own or {})})
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         tokens = self.script.tokens
         self.tokens = [f"t{number} " for number in range(tokens)] if isinstance(tokens, int) else list(tokens)
@@ -187,7 +195,7 @@ class Answer:
             text = "".join(part if isinstance(part, str) else part.get("text", "") for part in text)
         return str(text)
 
-    async def produce(self) -> AsyncIterator[str]:
+    async def produce(self) -> AsyncIterator[Any]:
         """The tokens at their time, with the scripted accidents between them."""
         script = self.script
         await asyncio.sleep(script.first_delay)
@@ -209,8 +217,10 @@ class Answer:
         kind = ("chat.completion" + (".chunk" if self.stream else "")) if self.chat else "text_completion"
         return {"id": self.id, "object": kind, "created": int(time.time()), "model": self.model, **members}
 
-    def choice(self, index: int, text: str | None, finish_reason: str | None, *, first: bool = False) -> dict[str, Any]:
+    def choice(self, index: int, text: Any, finish_reason: str | None, *, first: bool = False) -> dict[str, Any]:
         common = {"index": index, "logprobs": None, "finish_reason": finish_reason}
+        if isinstance(text, dict):
+            return {**common, "delta": text}
         if not self.chat:
             return {**common, "text": text or ""}
         if not self.stream:
@@ -301,7 +311,7 @@ class FakeWorker:
     async def generate(self, request: Request) -> Response:
         text = (await request.body()).decode()
         self._record(request, text)
-        answer = Answer(request, json.loads(text), self.script.answer)
+        answer = Answer(request, json.loads(text), self.script)
         answer.model = self.name
         script = answer.script
         if script.status is not None or script.error_at == 0:

@@ -215,8 +215,13 @@ class KeyPolicy:
 
 
 def check_content_type(headers: RawHeaders) -> None:
-    """Raises `UnsupportedMediaType` unless the body is plain UTF-8 JSON by its headers."""
+    """Raises `UnsupportedMediaType` unless the body is plain UTF-8 JSON by its headers.
+
+    Some clients of Ollama say nothing of their bodies. That is fine with a key: no page sends one unasked.
+    """
     media_type, *parameters = _content_type(headers)
+    if b"content-type" not in headers and (b"authorization" in headers or b"x-api-key" in headers):
+        return
     charsets = [part.strip() for part in parameters if part.strip().startswith(b"charset=")]
     if media_type.strip() != b"application/json" or not set(charsets) <= {b"charset=utf-8", b'charset="utf-8"'}:
         raise UnsupportedMediaType(

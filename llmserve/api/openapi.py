@@ -30,9 +30,15 @@ from llmserve.dialects.ollama.requests import (
 from llmserve.dialects.responses.requests import InputTokensRequest, ResponsesRequest
 from llmserve.openai.batches import BatchRequest, FileRequest
 from llmserve.openai.embeddings import EmbeddingRequest
-from llmserve.openai.requests import ChatRequest, CompletionRequest, ModelRequest
-from llmserve.openai.rerank import RerankRequest
-from llmserve.openai.schema import Schema
+from llmserve.openai.requests import (
+    MAX_STOP_CHARACTERS,
+    MAX_STOP_STRINGS,
+    ChatRequest,
+    CompletionRequest,
+    ModelRequest,
+)
+from llmserve.openai.rerank import MAX_RANKED_DOCUMENTS, RerankRequest
+from llmserve.openai.schema import SMALLEST_NORMAL_FLOAT32, Schema
 from llmserve.openai.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 
 _SCHEMAS = "#/components/schemas/"
@@ -87,6 +93,8 @@ _QUERIES: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
         ("GET", "/v1/batches"): ("limit", "after"),
     }
 )
+# Those that say nothing without their query.
+_NEEDED_QUERIES = frozenset({("DELETE", "/models")})
 _ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "/v1/chat/completions": (_JSON, _EVENTS),
@@ -98,6 +106,9 @@ _ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "/api/generate": (_JSON, _LINES),
         "/api/pull": (_JSON, _LINES),
         "/api/create": (_JSON, _LINES),
+        # Their status says it all.
+        "/api/copy": (),
+        "/api/delete": (),
         "/admin/pull": (_EVENTS,),
         "/v1/files/{id}/content": ("application/octet-stream",),
         "/metrics": ("text/plain",),
@@ -105,10 +116,11 @@ _ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 # What may go wrong, anywhere: README and `errors.py` tell when.
-_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 431, 500, 502, 503, 504, 507)
+_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 429, 431, 500, 502, 503, 504, 507)
 
 # What validators accept beyond the form that a field is kept in.
-_TEXT_OR_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+_STOPS = {"anyOf": [_STOP, {"type": "array", "maxItems": MAX_STOP_STRINGS, "items": _STOP}]}
 _TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
 _PROMPTS = {
     "anyOf": [
@@ -118,9 +130,16 @@ _PROMPTS = {
         {"type": "array", "minItems": 1, "items": {"type": "array", "items": {"type": "integer", "minimum": 0}}},
     ]
 }
+_DOCUMENT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}
+_DOCUMENTS = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MAX_RANKED_DOCUMENTS,
+    "items": {"anyOf": [{"type": "string"}, _DOCUMENT]},
+}
 _WIDER: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType(
     {
-        **{(name, "stop"): _TEXT_OR_TEXTS for name in ("ChatRequest", "CompletionRequest", "OllamaOptions")},
+        **{(name, "stop"): _STOPS for name in ("ChatRequest", "CompletionRequest", "OllamaOptions")},
         **{
             (f"Ollama{name}Request", "keep_alive"): {"type": ["number", "string", "null"]}
             for name in ("Chat", "Generate", "Embed", "Embeddings")
@@ -133,6 +152,7 @@ _WIDER: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType(
         ("CompletionRequest", "prompt"): _PROMPTS,
         ("EmbeddingRequest", "input"): _PROMPTS,
         ("OllamaEmbedRequest", "input"): _PROMPTS,
+        ("RerankRequest", "documents"): _DOCUMENTS,
         ("Message", "role"): {"enum": ["system", "developer", "user", "assistant", "tool"]},
     }
 )
@@ -210,7 +230,10 @@ def _operation(method: str, path: str) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in _PARAMETER.findall(path)
-    ] + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in _QUERIES.get((method, path), ())]
+    ] + [
+        {"name": name, "in": "query", "required": (method, path) in _NEEDED_QUERIES, "schema": {"type": "string"}}
+        for name in _QUERIES.get((method, path), ())
+    ]
     error = next(shape for shape in _ERRORS if path.startswith(shape.prefixes))
     failure = {"description": "Refused, and why.", "content": {_JSON: {"schema": {"$ref": _SCHEMAS + error.name}}}}
     answers: dict[str, Any] = {media_type: {} for media_type in _ANSWERS.get(path, (_JSON,))}
@@ -261,7 +284,12 @@ def _form(form: Mapping[str, Any], wider: Mapping[str, Any] | None) -> dict[str,
 
 def _named_bounds(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {_BOUNDS.get(key, key): _named_bounds(item) for key, item in value.items()}
+        named = {_BOUNDS.get(key, key): _named_bounds(item) for key, item in value.items()}
+        if named.get("type") == "number" and named.get("exclusiveMinimum") == 0:
+            # Nothing that 32 bits cannot hold.
+            del named["exclusiveMinimum"]
+            named["minimum"] = SMALLEST_NORMAL_FLOAT32
+        return named
     return [_named_bounds(item) for item in value] if isinstance(value, list) else value
 
 

@@ -29,8 +29,9 @@ MAX_MESSAGE_CHARACTERS = 200
 MAX_PATH_CHARACTERS = 96
 
 _UNPRINTABLE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_SMALLEST_NORMAL_FLOAT32 = 2.0**-126
+_CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+_CONTROL = re.compile(f"[{_CONTROL_CHARACTERS}]")
+SMALLEST_NORMAL_FLOAT32 = 2.0**-126
 
 
 class IgnoredFields:
@@ -128,7 +129,7 @@ def vanishes(number: float) -> bool:
 
     Dividing by such a number gives infinity there.
     """
-    return 0 < abs(number) < _SMALLEST_NORMAL_FLOAT32
+    return 0 < abs(number) < SMALLEST_NORMAL_FLOAT32
 
 
 def invalid_request(error: ValidationError) -> InvalidRequest:
@@ -196,6 +197,10 @@ def _not_vanishing(number: float) -> float:
 
 
 # One line of text: it may end up in a log, a header or a prompt's structure.
-Line = Annotated[StrictStr, Field(min_length=1), AfterValidator(_without_control_characters)]
+Line = Annotated[
+    StrictStr,
+    Field(min_length=1, json_schema_extra={"pattern": f"^[^{_CONTROL_CHARACTERS}]*$"}),
+    AfterValidator(_without_control_characters),
+]
 # A finite number; integers count, true and "1" do not.
 Number = Annotated[StrictFloat, AfterValidator(_not_vanishing)]

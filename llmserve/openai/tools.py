@@ -24,7 +24,7 @@ def _tool_name(name: str) -> str:
     return name
 
 
-ToolName = Annotated[StrictStr, AfterValidator(_tool_name)]
+ToolName = Annotated[StrictStr, Field(json_schema_extra={"pattern": f"^{_NAME.pattern}$"}), AfterValidator(_tool_name)]
 
 
 class FunctionDefinition(Schema):

@@ -166,7 +166,7 @@ class Store:
                 manifest = self.manifests.read(reference)
             except InvalidModel:
                 manifest = None
-            if manifest is not None and (users := processes_using(self.load_path(manifest))):
+            if manifest is not None and (users := processes_using(self.load_path(manifest), manifest.name)):
                 raise Conflict(
                     f"`{manifest.name}` is in use by process {users[0]}",
                     param="model",

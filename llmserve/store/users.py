@@ -10,24 +10,26 @@ from pathlib import Path
 _BEFORE_PATH = frozenset({"--model", "serve"})
 
 
-def processes_using(path: Path) -> tuple[int, ...]:
-    """The ids of the processes that serve the model at `path`. They tell by their command lines, so nobody is asked.
+def processes_using(path: Path, name: str) -> tuple[int, ...]:
+    """The ids of the processes that serve the model at `path` as `name`: other names may have the same file.
 
-    A process that is only starting may be missed; it keeps what it has opened, whatever is removed.
+    They tell by their command lines, so nobody is asked. A process that is only starting may be missed; it keeps what
+    it has opened, whatever is removed.
     """
-    return tuple(process for process, served in _serving() if served == str(path))
+    return tuple(process for process, served, arguments in _serving() if served == str(path) and name in arguments)
 
 
 def paths_in_use() -> frozenset[str]:
     """The paths of all models that a process serves."""
-    return frozenset(served for _, served in _serving())
+    return frozenset(served for _, served, _ in _serving())
 
 
-def _serving() -> Iterator[tuple[int, str]]:
-    """The processes of engines, each with the path of its model."""
+def _serving() -> Iterator[tuple[int, str, list[str]]]:
+    """The processes of engines, each with the path of its model and all its arguments."""
     import psutil  # type: ignore[import-untyped]  # shipped without types
 
     for process in psutil.process_iter(["cmdline"]):
-        for before, argument in pairwise(process.info["cmdline"] or []):
+        arguments = process.info["cmdline"] or []
+        for before, argument in pairwise(arguments):
             if before in _BEFORE_PATH:
-                yield process.pid, argument
+                yield process.pid, argument, arguments

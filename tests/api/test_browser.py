@@ -178,6 +178,14 @@ def test_only_json_is_read(open_gateway: Served, headers: tuple[str, ...]) -> No
     assert len(open_gateway.fleet.asked) == asked
 
 
+def test_a_body_of_no_type_is_read_with_a_key(open_gateway: Served) -> None:
+    """A page may not send the header of a key without being asked first, as it may not send JSON."""
+    for key in ("Authorization: Bearer x", "X-Api-Key: x"):
+        assert open_gateway.raw(post(open_gateway, "/v1/chat/completions", CHAT, key)).status == 200
+        form = "Content-Type: application/x-www-form-urlencoded"
+        assert open_gateway.raw(post(open_gateway, "/v1/chat/completions", CHAT, key, form)).status == 415
+
+
 @pytest.mark.parametrize("media_type", ["application/json", "Application/JSON; charset=UTF-8", "application/json ;x=1"])
 def test_json_by_any_spelling_is_read(open_gateway: Served, media_type: str) -> None:
     answer = open_gateway.raw(post(open_gateway, "/v1/chat/completions", CHAT, f"Content-Type: {media_type}"))

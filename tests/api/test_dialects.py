@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import jsonschema
 import pytest
 from starlette.routing import Match
 
@@ -16,7 +17,7 @@ from llmserve.api import listener
 from llmserve.api.limits import Limits
 from llmserve.api.ollama import greeting_route
 from llmserve.api.openapi import BODIES
-from llmserve.errors import TooManyRequests
+from llmserve.errors import LlmserveError, TooManyRequests
 from llmserve.settings import Settings
 from tests.api.fakes import MODEL, Served, every_route, read_answer, wait_until
 from tests.fake_worker import COMPUTED
@@ -334,8 +335,9 @@ def test_who_listens_to_a_response_in_the_background_may_leave_and_come_back(
     gate = tmp_path / "go"
     body = {"model": "tiny", "input": json.dumps({"gate": str(gate), "gate_at": 2}), "background": True, "stream": True}
     with client.stream("POST", "/v1/responses", json=body) as answer:
-        first = next(answer.iter_raw())
-    created = json.loads(first.splitlines()[1].removeprefix(b"data: "))
+        # Comments may come before it, as long as nothing else is to be said.
+        first = next(line for line in answer.iter_lines() if line.startswith("data: "))
+    created = json.loads(first.removeprefix("data: "))
     path = f"/v1/responses/{created['response']['id']}"
     with client.stream("GET", path, params={"stream": "true", "starting_after": "3"}) as answer:
         gate.touch()
@@ -417,3 +419,48 @@ def test_openapi_describes_every_route(gateway: Served, client: httpx2.Client) -
     names = described["components"]["schemas"].keys()
     references = {part.partition('"')[0] for part in json.dumps(described).split("#/components/schemas/")[1:]}
     assert references <= names
+
+
+def test_openapi_says_every_status_of_the_error_tree(client: httpx2.Client) -> None:
+    def kinds(kind: type[LlmserveError]) -> Iterator[type[LlmserveError]]:
+        yield kind
+        for more in kind.__subclasses__():
+            yield from kinds(more)
+
+    statuses = {str(kind.status) for kind in kinds(LlmserveError)}
+    for path in client.get("/openapi.json").json()["paths"].values():
+        for operation in path.values():
+            assert statuses <= operation["responses"].keys()
+
+
+@pytest.mark.parametrize("operation", [("/api/copy", "post"), ("/api/delete", "delete")])
+def test_openapi_promises_no_body_where_there_is_none(client: httpx2.Client, operation: tuple[str, str]) -> None:
+    path, method = operation
+    described = client.get("/openapi.json").json()["paths"][path][method]["responses"]
+    assert described["200"]["content"] == {}
+    assert described["404"]["content"].keys() == {"application/json"}
+
+
+@pytest.mark.parametrize(
+    ("field", "right", "wrong"),
+    [
+        ("top_p", 2.0**-126, 2.0**-127),
+        ("model", "tiny", "ti\u0085ny"),
+        ("stop", "\n", ""),
+        ("stop", ["a", "b"], [""]),
+        (
+            "tools",
+            [{"type": "function", "function": {"name": "f.g-1"}}],
+            [{"type": "function", "function": {"name": "f g"}}],
+        ),
+    ],
+)
+def test_openapi_and_the_server_agree(client: httpx2.Client, field: str, right: object, wrong: object) -> None:
+    """What the description allows is accepted, and what it does not allow is refused."""
+    described = client.get("/openapi.json").json()
+    schema = {"$ref": "#/components/schemas/ChatRequest", "components": described["components"]}
+    judge = jsonschema.Draft202012Validator(schema)
+    for value, is_right in ((right, True), (wrong, False)):
+        body = {"model": "tiny", "messages": [HELLO], field: value}
+        assert judge.is_valid(body) == is_right
+        assert (client.post("/v1/chat/completions", json=body).status_code == 200) == is_right

@@ -284,7 +284,8 @@ def test_an_empty_store_has_nothing_to_prune(store: Store, private_home: Path) -
 def test_a_model_in_use_is_not_removed(store: Store, downloads: list[str]) -> None:
     pulled = store.pull("tiny")
     code = "print(flush=True); input()"
-    command = [sys.executable, "-c", code, "--model", pulled.path]
+    command = [sys.executable, "-c", code, "--name", pulled.name, "--model", pulled.path]
+    copy(store, "tiny", "other:name")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.readline()
@@ -293,5 +294,7 @@ def test_a_model_in_use_is_not_removed(store: Store, downloads: list[str]) -> No
         assert refused.value.status == 409
         assert str(worker.pid) in str(refused.value)
         assert store.find("tiny") == pulled
+        # Another name of the same file is not what the worker serves.
+        assert store.remove("other:name") == 0
         worker.communicate(b"\n")
     assert store.remove("tiny") == pulled.size_bytes

@@ -1,0 +1,114 @@
+"""Schemathesis over `/openapi.json`: thousands of requests, right and wrong ones, and what may never be answered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.clients.servers import Server
+
+FAKE_WORKER = {"scripted": False}
+
+REQUESTS = 10_000
+# Of each operation, beside those for the edges of its schema, whose number is the schema's.
+_DRAWN = 170
+_HANG_SECONDS = 20
+_MODELS = ["tiny:local", "embedder:local"]
+_COPIES = [f"copy:{number}" for number in range(40)]
+_NAMES: dict[tuple[str, str], list[str]] = {
+    ("OllamaDeleteRequest", "model"): _COPIES[:20],
+    ("OllamaCopyRequest", "destination"): [f"copied:{number}" for number in range(100)],
+    ("OllamaCreateRequest", "model"): [f"created:{number}" for number in range(100)],
+}
+_PLAIN_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {"role": {"enum": ["system", "user", "assistant"]}, "content": {"type": "string"}},
+    "additionalProperties": False,
+}
+
+# What cannot succeed here: refused by design, or dependent on what only an earlier answer names, or on the hub.
+_NEVER_RIGHT = {
+    *(f"POST /v1/audio/{what}" for what in ("speech", "transcriptions", "translations")),
+    *(f"POST /v1/images/{what}" for what in ("generations", "edits", "variations")),
+    "POST /api/push",
+    *("POST /api/pull", "POST /admin/pull", "POST /models"),
+    "POST /api/blobs/{digest}",
+    *(f"{method} /v1/responses/{{id}}" for method in ("GET", "DELETE")),
+    "POST /v1/responses/{id}/cancel",
+    "GET /v1/responses/{id}/input_items",
+}
+
+
+@pytest.mark.timeout(1500)
+def test_ten_thousand_requests(fake_gateway: Server, tmp_path: Path) -> None:
+    for copy in _COPIES:
+        httpx2.post(f"{fake_gateway.url}/api/copy", json={"source": _MODELS[0], "destination": copy}).raise_for_status()
+    described = httpx2.get(f"{fake_gateway.url}/openapi.json").json()
+    (tmp_path / "openapi.json").write_text(json.dumps(_within_reach(described)))
+    command = [
+        *(
+            str(Path(sys.executable).with_name("schemathesis")),
+            "--config-file",
+            str(Path(__file__).with_name("schemathesis.toml")),
+        ),
+        *("run", "openapi.json", "--url", fake_gateway.url, "--max-examples", str(_DRAWN), "--continue-on-failure"),
+        *("--request-timeout", str(_HANG_SECONDS), "--no-color", "--report", "json,ndjson"),
+        *("--report-json-path", "report.json", "--report-ndjson-path", "events.ndjson"),
+    ]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    print(run.stdout[-20_000:], run.stderr[-2_000:])  # Shown where the test fails; it names the seed.
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (run.returncode, report["failures"], report["errors"]) == (0, [], [])
+    assert report["test_cases"]["generated"] >= REQUESTS
+    answers = Counter(_answers(tmp_path / "events.ndjson"))
+    assert 500 not in {status for _, status in answers}
+    operations = {label for label, _ in answers}
+    print(sorted(Counter(status for _, status in answers.elements()).items()))
+    never = {label for label in operations if not answers[label, 200]}
+    assert never - _NEVER_RIGHT == set()
+    # And afterwards the server is as well as before.
+    assert [entry for entry in fake_gateway.log.read_text().splitlines() if '"exception"' in entry] == []
+    models = {model["id"] for model in httpx2.get(f"{fake_gateway.url}/v1/models").json()["data"]}
+    assert models >= set(_MODELS)
+    assert sum(model["leases"] for model in httpx2.get(f"{fake_gateway.url}/admin/ps").json()["models"]) == 0
+
+
+def _within_reach(described: dict[str, Any]) -> dict[str, Any]:
+    """The description with names of models that are there and the plainest messages, so that requests get further."""
+    schemas = described["components"]["schemas"]
+    for name, schema in schemas.items():
+        fields = schema.get("properties", {})
+        for field in fields.keys() & {"model", "source", "from", "destination"}:
+            fields[field] = {"enum": _NAMES.get((name, field), _MODELS)}
+        if "keep_alive" in fields:
+            # Models that leave at once would be loaded thousands of times.
+            fields["keep_alive"] = {"enum": ["5m", 600, -1, "long", [], None]}
+    (removed,) = described["paths"]["/models"]["delete"]["parameters"]
+    removed["schema"] = {"enum": _COPIES[20:]}
+    (shown,) = described["paths"]["/v1/models/{model}"]["get"]["parameters"]
+    shown["schema"] = {"enum": _MODELS}
+    schemas["AnyMessage"] = schemas["Message"]
+    schemas["Message"] = {"anyOf": [_PLAIN_MESSAGE, {"$ref": "#/components/schemas/AnyMessage"}]}
+    return described
+
+
+def _answers(events: Path) -> Iterator[tuple[str, int]]:
+    """The operation and the status of each answer in the report."""
+    with events.open() as lines:
+        for line in lines:
+            finished = json.loads(line).get("ScenarioFinished")
+            if finished is None:
+                continue
+            recorder = finished["recorder"]
+            for interaction in recorder["interactions"].values():
+                assert interaction["response"] is not None, interaction["request"]
+                yield recorder["label"], interaction["response"]["status_code"]
