@@ -243,3 +243,6 @@ def test_everything_that_can_be_used_has_a_name(gateway: Gateway, open_page: Ope
     assert len(controls) >= 5
     assert [line for line in controls if not re.search(r'"[^"]+"', line)] == []
     assert snapshot.count("heading") >= 1
+    # A placeholder is no name: it goes when something is written.
+    fields = f"[data-view={view}] :is(input, select, textarea)"
+    assert page.locator(fields).evaluate_all("nodes => nodes.filter((node) => !node.labels.length).length") == 0
