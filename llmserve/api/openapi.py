@@ -69,7 +69,7 @@ BODIES: Mapping[tuple[str, str], type[Schema]] = MappingProxyType(
         ("POST", "/admin/stop"): ModelRequest,
     }
 )
-_QUERIES: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
+QUERIES: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         ("DELETE", "/models"): ("model",),
         ("GET", "/admin/plan"): ("model",),
@@ -199,7 +199,7 @@ def _operation(method: str, path: str) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in _PARAMETER.findall(path)
-    ] + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in _QUERIES.get((method, path), ())]
+    ] + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in QUERIES.get((method, path), ())]
     error = next(shape for shape in _ERRORS if path.startswith(shape.prefixes))
     failure = {"description": "Refused, and why.", "content": {_JSON: {"schema": {"$ref": _SCHEMAS + error.name}}}}
     answers: dict[str, Any] = {media_type: {} for media_type in _ANSWERS.get(path, (_JSON,))}
