@@ -70,6 +70,7 @@ def test_the_key_is_asked_for_until_it_is_right(
     dialog.get_by_label("API key").fill("wrong")
     dialog.get_by_role("button", name="Go on").click()
     dialog.get_by_role("alert").get_by_text("does not accept this key").wait_for()
+    assert page.evaluate("Object.values(sessionStorage)") == []
     page.screenshot(path=screenshots / "wrong-key.png")
     # It cannot be got rid of.
     for _ in range(2):
