@@ -83,7 +83,7 @@ BODIES: Mapping[tuple[str, str], type[Schema]] = MappingProxyType(
 # A second form that a body may have instead.
 _OTHER_FORMS: Mapping[tuple[str, str], type[Schema]] = MappingProxyType({("POST", "/tokenize"): TokenizeChatRequest})
 _UPLOADS = frozenset({("POST", "/v1/files")})
-_QUERIES: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
+QUERIES: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         ("DELETE", "/models"): ("model",),
         ("GET", "/admin/plan"): ("model",),
@@ -232,7 +232,7 @@ def _operation(method: str, path: str) -> dict[str, Any]:
         for name in _PARAMETER.findall(path)
     ] + [
         {"name": name, "in": "query", "required": (method, path) in _NEEDED_QUERIES, "schema": {"type": "string"}}
-        for name in _QUERIES.get((method, path), ())
+        for name in QUERIES.get((method, path), ())
     ]
     error = next(shape for shape in _ERRORS if path.startswith(shape.prefixes))
     failure = {"description": "Refused, and why.", "content": {_JSON: {"schema": {"$ref": _SCHEMAS + error.name}}}}

@@ -70,6 +70,7 @@ def test_the_key_is_asked_for_until_it_is_right(
     dialog.get_by_label("API key").fill("wrong")
     dialog.get_by_role("button", name="Go on").click()
     dialog.get_by_role("alert").get_by_text("does not accept this key").wait_for()
+    assert page.evaluate("Object.values(sessionStorage)") == []
     page.screenshot(path=screenshots / "wrong-key.png")
     # It cannot be got rid of.
     for _ in range(2):
@@ -243,3 +244,6 @@ def test_everything_that_can_be_used_has_a_name(gateway: Gateway, open_page: Ope
     assert len(controls) >= 5
     assert [line for line in controls if not re.search(r'"[^"]+"', line)] == []
     assert snapshot.count("heading") >= 1
+    # A placeholder is no name: it goes when something is written.
+    fields = f"[data-view={view}] :is(input, select, textarea)"
+    assert page.locator(fields).evaluate_all("nodes => nodes.filter((node) => !node.labels.length).length") == 0

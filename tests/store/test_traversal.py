@@ -23,6 +23,7 @@ from starlette.routing import Route, Router
 
 from llmserve.api.app import build_app
 from llmserve.api.gateway import Gateway
+from llmserve.api.openapi import QUERIES
 from llmserve.cli.main import COMMANDS, LazyGroup, llmserve, main
 from llmserve.errors import LlmserveError
 from llmserve.fleet.fleet import Fleet
@@ -343,6 +344,8 @@ def requests(gateway: Gateway, name: str) -> Iterator[tuple[str, str, dict[str, 
                 start = path.partition("{")[0]
                 for spelled in {quote(name, safe=""), quote(name, safe="/")}:
                     yield method, start + spelled, None
+            elif "model" in QUERIES.get((method, path), ()):
+                yield method, f"{path}?model={quote(name, safe='')}", None
             elif method != "GET":
                 yield method, path, {"model": name}
                 yield method, path, {"name": name}
@@ -352,6 +355,7 @@ def requests(gateway: Gateway, name: str) -> Iterator[tuple[str, str, dict[str, 
 def test_the_routes_that_take_names_are_tried(gateway: Gateway) -> None:
     tried = {target for _, target, _ in requests(gateway, "x")}
     assert {"/v1/chat/completions", "/v1/models/x", "/admin/pull", "/admin/load", "/admin/stop"} <= tried
+    assert {"/admin/plan?model=x", "/models?model=x"} <= tried
 
 
 async def test_no_name_in_a_request_leads_outside(
