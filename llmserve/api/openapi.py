@@ -94,7 +94,7 @@ QUERIES: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     }
 )
 # Those that say nothing without their query.
-_NEEDED_QUERIES = frozenset({("DELETE", "/models")})
+_NEEDED_QUERIES = frozenset({("DELETE", "/models"), ("GET", "/admin/plan")})
 _ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "/v1/chat/completions": (_JSON, _EVENTS),
