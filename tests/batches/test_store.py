@@ -215,10 +215,10 @@ def test_an_end_that_was_interrupted_is_repeated(
     journal.add([answer(1)])
     with monkeypatch.context() as failing:
 
-        def crash(file: FileRecord) -> None:
+        def crash(batch: BatchRecord) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-        failing.setattr(store, "_insert", crash)
+        failing.setattr(store, "_update", crash)
         with pytest.raises(sqlite3.OperationalError):
             store.finish(store.batch("batch_1"), journal, "completed")
     assert (store.batch("batch_1").status, len(store.files())) == ("validating", 1)
