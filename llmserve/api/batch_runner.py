@@ -167,6 +167,8 @@ class BatchRunner:
             problems = error.problems
         except (NotFound, FileNotFoundError):
             problems = (missing_input(),)
+        except OSError as error:
+            problems = (Problem("unreadable_file", f"the input file cannot be read: {error.strerror}"),)
 
         def change(batch: BatchRecord) -> BatchRecord:
             if batch.status != "validating":

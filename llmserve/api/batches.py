@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,7 +21,8 @@ from llmserve.api.tasks import until_hang_up
 from llmserve.batches.records import BatchRecord, new_batch_id
 from llmserve.errors import InvalidRequest, NotFound
 from llmserve.openai.batches import BatchRequest, FileRequest
-from llmserve.openai.schema import IgnoredFields, invalid_request
+from llmserve.openai.json import dump_json
+from llmserve.openai.parse import parse_request
 
 _DEFAULT_FILES = _MOST_FILES = 10_000
 _DEFAULT_BATCHES = 20
@@ -72,20 +72,15 @@ class BatchRoutes:
 
             form = UploadForm(request, write)
             await form.read()
-            ignored = IgnoredFields()
-            try:
-                asked = FileRequest.model_validate(form.fields, context=ignored)
-            except ValidationError as error:
-                raise invalid_request(error) from None
-            seconds = asked.expires_after.seconds if asked.expires_after is not None else None
+            strict = bool(self._dialect.gateway.settings.strict)
+            parsed = parse_request(FileRequest, dump_json(form.fields), strict=strict)
+            expiry = parsed.request.expires_after
+            seconds = None if expiry is None else expiry.seconds
             filename = form.filename or "upload"
             record = await self._desk.do(lambda store: store.keep(upload, filename, seconds))
         finally:
             await self._desk.do(lambda store: store.discard(upload))
-        answer = json_response(record.shown())
-        if ignored.names:
-            answer.headers["x-llmserve-ignored-fields"] = ", ".join(ignored.names)
-        return answer
+        return _answer(record.shown(), parsed.ignored_fields)
 
     async def files(self, request: Request) -> Response:
         query = read_query(request)
@@ -125,10 +120,7 @@ class BatchRoutes:
             output_seconds=asked.output_expires_after.seconds if asked.output_expires_after is not None else None,
         )
         await self._runner.add(batch)
-        answer = json_response(batch.shown())
-        if parsed.ignored_fields:
-            answer.headers["x-llmserve-ignored-fields"] = ", ".join(parsed.ignored_fields)
-        return answer
+        return _answer(batch.shown(), parsed.ignored_fields)
 
     async def batches(self, request: Request) -> Response:
         query = read_query(request)
@@ -145,6 +137,13 @@ class BatchRoutes:
         if batch.is_final and batch.status != "cancelled":
             raise InvalidRequest(f"the batch is {batch.status} and cannot be cancelled any more", param="id")
         return json_response(batch.shown())
+
+
+def _answer(shown: dict[str, Any], ignored_fields: tuple[str, ...]) -> Response:
+    answer = json_response(shown)
+    if ignored_fields:
+        answer.headers["x-llmserve-ignored-fields"] = ", ".join(ignored_fields)
+    return answer
 
 
 class FileContent:

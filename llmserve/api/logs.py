@@ -36,6 +36,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # Its lines about starting and stopping would repeat ours, and it answers malformed requests with a warning each.
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    # Both answer malformed requests with a warning each, and lines about starting and stopping would repeat ours.
+    for name in ("uvicorn", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("httpx2").setLevel(logging.WARNING)

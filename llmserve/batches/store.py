@@ -15,6 +15,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -87,10 +88,10 @@ class BatchStore:
             for folder in (self._files, self._journals):
                 private_directory(folder)
             self._database = _open(directory / "batches.db")
+            self._delete_unnamed()
         except BaseException:
             os.close(self._lock)
             raise
-        self._delete_unnamed()
 
     def close(self) -> None:
         """End it, and the uploads. Harmless when repeated."""
@@ -114,15 +115,16 @@ class BatchStore:
     def keep(self, upload: Upload, filename: str, seconds: float | None) -> FileRecord:
         """Keep what was uploaded, for `seconds` (None: as long as all files)."""
         upload.publish()
-        self._uploads.discard(upload)
         record = self._record(upload, filename, "batch", seconds)
         self._insert(record)
+        self._uploads.discard(upload)
         return record
 
     def discard(self, upload: Upload) -> None:
         """Delete what came. Harmless for one that is kept."""
-        upload.discard()
-        self._uploads.discard(upload)
+        if upload in self._uploads:
+            self._uploads.discard(upload)
+            upload.discard()
 
     def files(self) -> list[FileRecord]:
         """All files, the oldest first."""
@@ -189,22 +191,24 @@ class BatchStore:
 
     def finish(self, batch: BatchRecord, journal: Journal, status: Status) -> None:
         """Make the answers in `journal` the files of `batch`, and it final, in one step, and remove the journal."""
-        output = self._answers(batch, journal, ok=True)
-        error = self._answers(batch, journal, ok=False)
-        final = replace(
-            batch.now(status, self._clock()),
-            completed=journal.completed,
-            failed=journal.failed,
-            usage=journal.usage,
-            output_file_id=None if output is None else output.id,
-            error_file_id=None if error is None else error.id,
-        )
-        with self._database:
-            self._database.execute("BEGIN")
-            for file in (output, error):
-                if file is not None:
-                    self._insert(file)
-            self._update(final)
+        with ExitStack() as made:
+            output = self._answers(batch, journal, made, ok=True)
+            error = self._answers(batch, journal, made, ok=False)
+            final = replace(
+                batch.now(status, self._clock()),
+                completed=journal.completed,
+                failed=journal.failed,
+                usage=journal.usage,
+                output_file_id=None if output is None else output.id,
+                error_file_id=None if error is None else error.id,
+            )
+            with self._database:
+                self._database.execute("BEGIN")
+                for file in (output, error):
+                    if file is not None:
+                        self._insert(file)
+                self._update(final)
+            made.pop_all()
         journal.remove()
 
     def sweep(self) -> None:
@@ -226,9 +230,10 @@ class BatchStore:
         used = self._number("SELECT coalesce(sum(size_bytes), 0) FROM files")
         return used + sum(other.size_bytes for other in {*self._uploads, upload}) <= self._bounds.disk_bytes
 
-    def _answers(self, batch: BatchRecord, journal: Journal, *, ok: bool) -> FileRecord | None:
-        """A file with the answers, which nothing names yet; None where there are none."""
+    def _answers(self, batch: BatchRecord, journal: Journal, made: ExitStack, *, ok: bool) -> FileRecord | None:
+        """A file with the answers, which nothing names yet and `made` deletes; None where there are none."""
         upload = Upload(self._files / new_file_id(), lambda _: True)
+        made.callback(upload.discard)
         if not journal.copy(upload.write, ok=ok):
             upload.discard()
             return None

@@ -47,7 +47,8 @@ class Upload:
             rename_durably(self._incoming, self.path)
 
     def discard(self) -> None:
-        """Delete what came. Harmless when repeated, and for one that is published."""
+        """Delete what came, published or not. Harmless when repeated."""
         with suppress(OSError):  # What it could not write any more is not wanted.
             self._file.close()
-        self._incoming.unlink(missing_ok=True)
+        for path in (self._incoming, self.path):
+            path.unlink(missing_ok=True)

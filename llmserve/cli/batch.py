@@ -52,15 +52,15 @@ def run(input_path: Path, output: Path, model: str | None) -> int:
     file = InputFile(input_path, model=model, max_lines=None)
     try:
         summary = file.check()
+        with BatchRun(file, summary, output) as batch:
+            if batch.begun:
+                talk(f"{batch.begun} of {summary.total} lines are answered already")
+            if batch.begun < summary.total:
+                with any_gateway(settings) as gateway:
+                    batch.answer(gateway)
+            return batch.finish()
     except BadInput as error:
         raise _refused(error) from error
-    with BatchRun(file, summary, output) as batch:
-        if batch.begun:
-            talk(f"{batch.begun} of {summary.total} lines are answered already")
-        if batch.begun < summary.total:
-            with any_gateway(settings) as gateway:
-                batch.answer(gateway)
-        return batch.finish()
 
 
 def _refused(bad: BadInput) -> InvalidRequest:

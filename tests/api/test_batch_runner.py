@@ -19,6 +19,7 @@ from llmserve.api.batch_desk import BatchDesk
 from llmserve.api.batch_runner import BatchRunner
 from llmserve.api.gateway import Gateway
 from llmserve.batches import work
+from llmserve.batches.answers import Reply
 from llmserve.batches.records import BatchRecord
 from llmserve.batches.store import BatchStore
 from llmserve.fleet.status import ModelStatus
@@ -206,7 +207,11 @@ async def test_nothing_is_made_where_there_are_no_batches(world: World) -> None:
     assert not world.desk.was_used()
 
 
-async def test_an_answer_of_a_server_that_ends_counts_for_nothing(world: World) -> None:
+async def test_an_answer_of_a_server_that_ends_counts_for_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As for one that has failed often enough.
+    monkeypatch.setattr(Reply, "retry_seconds", lambda *_: None)
     world.app.door.clear()
     await world.add()
     await until(lambda: world.app.out)

@@ -95,6 +95,14 @@ def test_the_purpose_may_come_after_the_file_and_the_rest_is_named(gateway: Serv
     assert (answer.status, answer.headers["x-llmserve-ignored-fields"]) == (200, "color")
 
 
+def test_a_strict_server_refuses_what_nobody_knows(serve: Callable[..., Served], tmp_path: Path) -> None:
+    with serve(Settings(home=tmp_path, strict=True)).client() as client:
+        answer = client.post("/v1/files", data={**BATCH, "color": "red"}, files=file())
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "color")
+        assert kept(tmp_path) == []
+        assert client.post("/v1/files", data=BATCH, files=file()).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [

@@ -48,7 +48,9 @@ def test_a_line_has_one_answer(path: Path) -> None:
     journal.add([answer(1), answer(2), answer(2)])
     journal.close()
     again = Journal(path, "key")
+    size = path.stat().st_size
     again.add([answer(1)])
+    assert path.stat().st_size == size
     assert ids(again) == ["id 1", "id 2"]
     assert again.completed == 2
     target = io.BytesIO()
@@ -81,12 +83,14 @@ def test_whatever_was_written_last_the_rest_is_sound(path: Path, monkeypatch: py
 
 def test_a_record_that_was_damaged_is_answered_again(path: Path) -> None:
     journal = Journal(path, "key")
-    journal.add([answer(1), answer(2)])
+    journal.add([answer(1)])
+    size = path.stat().st_size
+    journal.add([answer(2), answer(3)])
     journal.close()
     content = path.read_bytes()
     path.write_bytes(content.replace(b"answer 2", b"answer 9", 1))
     again = Journal(path, "key")
-    assert ids(again) == ["id 1"]
+    assert (ids(again), path.stat().st_size) == (["id 1"], size)
     again.close()
 
 

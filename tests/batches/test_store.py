@@ -113,6 +113,21 @@ def test_a_database_that_is_none_is_an_error_with_a_hint(tmp_path: Path) -> None
         assert raised.value.hint is not None
 
 
+def test_a_file_that_cannot_be_named_does_not_stay(
+    store: BatchStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(file: FileRecord) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(store, "_insert", crash)
+    upload = store.upload()
+    upload.write(b"x")
+    with pytest.raises(sqlite3.OperationalError):
+        store.keep(upload, "in.jsonl", None)
+    store.discard(upload)
+    assert below(tmp_path / "batches" / "files") == []
+
+
 # --- bounds ---
 
 
@@ -215,12 +230,13 @@ def test_an_end_that_was_interrupted_is_repeated(
     journal.add([answer(1)])
     with monkeypatch.context() as failing:
 
-        def crash(file: FileRecord) -> None:
+        def crash(batch: BatchRecord) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-        failing.setattr(store, "_insert", crash)
+        failing.setattr(store, "_update", crash)
         with pytest.raises(sqlite3.OperationalError):
             store.finish(store.batch("batch_1"), journal, "completed")
     assert (store.batch("batch_1").status, len(store.files())) == ("validating", 1)
+    assert len(below(tmp_path / "batches" / "files")) == 1
     store.finish(store.batch("batch_1"), journal, "completed")
     assert (store.batch("batch_1").status, len(store.files())) == ("completed", 2)

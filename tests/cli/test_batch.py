@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llmserve.client import Gateway
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import HOLD, FakeGateway
 from tests.cli.test_interrupt import REPOSITORY, driver, interrupt
@@ -162,6 +163,21 @@ def test_the_same_command_goes_on(
     )
     assert [gateway.paths().count(path) for path in ("/v1/completions", "/v1/embeddings")] == [3, 1]
     assert names(tmp_path) == ["in.jsonl", "out.errors.jsonl", "out.jsonl"]
+
+
+def test_a_file_that_changes_meanwhile_is_an_error(
+    invoke: Invoke, gateway: FakeGateway, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = written(tmp_path, line(1))
+    load = Gateway.load
+
+    def change_and_load(self: Gateway, model: str) -> None:
+        Path(source).write_text("{")
+        load(self, model)
+
+    monkeypatch.setattr(Gateway, "load", change_and_load)
+    result = invoke("batch", "run", source, "-o", str(output))
+    assert (result.code, "error: line 1: the file has changed" in result.err) == (2, True)
 
 
 def test_an_end_that_was_interrupted_is_repeated(
