@@ -166,7 +166,7 @@ class Store:
                 manifest = self.manifests.read(reference)
             except InvalidModel:
                 manifest = None
-            if manifest is not None and (users := processes_using(self.load_path(manifest), manifest.name)):
+            if manifest is not None and (users := self._users(manifest)):
                 raise Conflict(
                     f"`{manifest.name}` is in use by process {users[0]}",
                     param="model",
@@ -176,6 +176,13 @@ class Store:
             if not self.manifests.remove(reference):
                 raise self.not_found(name, reference)
             return 0 if manifest is None else self.removal.free_all(manifest)
+
+    def _users(self, manifest: Manifest) -> tuple[int, ...]:
+        """The processes that serve a model, and not one that has the same files by another name: these stay there."""
+        path = self.load_path(manifest)
+        others = (other for other in self.manifests.read_all()[0] if other.name != manifest.name)
+        is_shared = any(self.load_path(other) == path for other in others)
+        return processes_using(path, manifest.name if is_shared else None)
 
     def inspect(self, name: str) -> ModelInfo:
         """What the files of an installed model, or the file or directory at a path, say. Raises as `find` does."""

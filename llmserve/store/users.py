@@ -10,13 +10,17 @@ from pathlib import Path
 _BEFORE_PATH = frozenset({"--model", "serve"})
 
 
-def processes_using(path: Path, name: str) -> tuple[int, ...]:
-    """The ids of the processes that serve the model at `path` as `name`: other names may have the same file.
+def processes_using(path: Path, name: str | None = None) -> tuple[int, ...]:
+    """The ids of the processes that serve the model at `path`, those that call it `name` where one is given.
 
     They tell by their command lines, so nobody is asked. A process that is only starting may be missed; it keeps what
     it has opened, whatever is removed.
     """
-    return tuple(process for process, served, arguments in _serving() if served == str(path) and name in arguments)
+    return tuple(
+        process
+        for process, served, arguments in _serving()
+        if served == str(path) and (name is None or name in arguments)
+    )
 
 
 def paths_in_use() -> frozenset[str]:

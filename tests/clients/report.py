@@ -41,7 +41,7 @@ class Results:
         yield "|---|---|---|---|"
         for client, tasks in sorted(self.rows.items()):
             wrong = [f"{did}: {result}" for did, result in tasks.items() if result != "works"]
-            yield f"| {client} | {_version(client)} | {', '.join(tasks)} | {'; '.join(wrong) or 'works'} |"
+            yield f"| {client} | {_version(client)} | {'; '.join(tasks)} | {'; '.join(wrong) or 'works'} |"
 
 
 def _version(client: str) -> str:

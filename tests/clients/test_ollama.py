@@ -55,7 +55,7 @@ def test_chat(client: ollama.Client) -> None:
     assert 0 < (whole.eval_duration or 0) <= (whole.total_duration or 0)
 
 
-@does("tools")
+@does("functions as tools")
 def test_tools(client: ollama.Client) -> None:
     def weather(city: str) -> str:
         """The weather in a city.
@@ -67,7 +67,7 @@ def test_tools(client: ollama.Client) -> None:
 
     question = [{"role": "user", "content": "How warm is it in Paris? Call the function weather."}]
     answer = client.chat(model=MODEL, messages=question, tools=[weather], options={"temperature": 0, "num_predict": 60})
-    # Whether it calls is the model's choice; a call it makes is understood.
+    # Whether it calls is the model's choice: `test_stream_parsers.py` has calls for certain.
     for call in answer.message.tool_calls or []:
         assert call.function.name == "weather"
         assert isinstance(call.function.arguments["city"], str)

@@ -75,7 +75,7 @@ class TestNode:
 
 
 @pytest.mark.client("instructor")
-@does("an object after a pydantic model, with tools and with a JSON schema, retried and streamed")
+@does("an object after a pydantic model: with tools, with a JSON schema, streamed")
 def test_instructor(server: Server) -> None:
     script = HERE / "instructor_job.py"
     done = run([CACHE / "instructor/bin/python", script], addresses(server))

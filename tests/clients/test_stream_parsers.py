@@ -1,4 +1,4 @@
-"""What the official clients' own parsers make of the streams of Messages and Responses, whatever happens in them.
+"""What the official clients' own parsers make of the streams of each dialect, whatever happens in them.
 
 The worker is fake and says what the prompt scripts; gateway, translation and parsers are the real ones. Each parser
 checks the order of events and builds the whole answer, which must be what was said.
@@ -13,12 +13,16 @@ from typing import Any
 
 import anthropic
 import httpx2
+import ollama
 import openai
 import pytest
 from openai.types.responses import Response, ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
 
 from tests.clients.servers import Server
 from tests.support import until
+
+every_stream = pytest.mark.does("every kind of stream")
+every_stream_of_responses = pytest.mark.does("every kind of stream of responses")
 
 MODEL = "tiny:local"
 TEXT = ["Hel", "lo", " wörld", " 🦙", "\n"]
@@ -47,10 +51,9 @@ def running(server: Server) -> int:
 
 @pytest.mark.client("anthropic")
 class TestMessages:
-    does = pytest.mark.does("every kind of stream")
     tools = ({"name": "add", "input_schema": SCHEMA}, {"name": "now", "input_schema": {"type": "object"}})
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def client(self, fake_gateway: Server) -> Iterator[anthropic.Anthropic]:
         with anthropic.Anthropic(base_url=fake_gateway.url, api_key="any", max_retries=0, timeout=60) as client:
             yield client
@@ -67,13 +70,13 @@ class TestMessages:
         assert message.usage.output_tokens == min(len(tokens), fields["max_tokens"])
         return message
 
-    @does
+    @every_stream
     def test_text(self, client: anthropic.Anthropic) -> None:
         message = self.follow(client, TEXT)
         assert [block.text for block in message.content if block.type == "text"] == ["".join(TEXT)]
         assert message.stop_reason == "end_turn"
 
-    @does
+    @every_stream
     def test_tool_calls(self, client: anthropic.Anthropic) -> None:
         message = self.follow(client, ["Wait.", *CALLS], finish_reason="tool_calls")
         text, add, now = message.content
@@ -82,13 +85,13 @@ class TestMessages:
         assert (now.type, now.name, now.input) == ("tool_use", "now", {})
         assert message.stop_reason == "tool_use"
 
-    @does
+    @every_stream
     def test_reasoning(self, client: anthropic.Anthropic) -> None:
         thinking, text = self.follow(client, [*THOUGHTS, "42"]).content
         assert (thinking.type, thinking.thinking) == ("thinking", "let me see")
         assert (text.type, text.text) == ("text", "42")
 
-    @does
+    @every_stream
     @pytest.mark.parametrize("tokens", [TEXT, ["Wait.", *CALLS], [*THOUGHTS, "42"]])
     def test_length(self, client: anthropic.Anthropic, tokens: list[Any]) -> None:
         """Cut off after the second token, wherever that is."""
@@ -96,7 +99,7 @@ class TestMessages:
         assert message.stop_reason == "max_tokens"
         assert len(message.content) == (2 if tokens[0] == "Wait." else 1)
 
-    @does
+    @every_stream
     def test_refusal_of_a_bad_schema(self, client: anthropic.Anthropic) -> None:
         asked = {"model": MODEL, "max_tokens": 9, "messages": scripted(TEXT)}
         with (
@@ -107,7 +110,7 @@ class TestMessages:
         assert refused.value.body["error"]["type"] == "invalid_request_error"
         assert "type" in refused.value.message
 
-    @does
+    @every_stream
     def test_cancel(self, fake_gateway: Server, client: anthropic.Anthropic, tmp_path: Path) -> None:
         asked = {"model": MODEL, "max_tokens": 9, "messages": scripted(TEXT, gate=str(tmp_path / "never"), gate_at=2)}
         with client.messages.stream(**asked) as stream:
@@ -115,7 +118,7 @@ class TestMessages:
             assert running(fake_gateway) == 1
         until(lambda: running(fake_gateway) == 0)
 
-    @does
+    @every_stream
     def test_death_of_the_worker(self, client: anthropic.Anthropic) -> None:
         asked = {"model": MODEL, "max_tokens": 9, "messages": scripted(TEXT, die_at=2)}
         said = []
@@ -131,13 +134,12 @@ class TestMessages:
 
 @pytest.mark.client("openai")
 class TestResponses:
-    does = pytest.mark.does("every kind of stream of responses")
     tools = (
         {"type": "function", "name": "add", "parameters": SCHEMA, "strict": False},
         {"type": "function", "name": "now", "parameters": {"type": "object", "properties": {}}, "strict": False},
     )
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def client(self, fake_gateway: Server) -> Iterator[openai.OpenAI]:
         with openai.OpenAI(base_url=f"{fake_gateway.url}/v1", api_key="any", max_retries=0, timeout=60) as client:
             yield client
@@ -161,14 +163,14 @@ class TestResponses:
         )
         return final
 
-    @does
+    @every_stream_of_responses
     def test_text(self, client: openai.OpenAI) -> None:
         final = self.follow(client, TEXT)
         assert (final.status, final.output_text) == ("completed", "".join(TEXT))
         assert final.usage is not None
         assert final.usage.output_tokens == len(TEXT)
 
-    @does
+    @every_stream_of_responses
     def test_tool_calls(self, client: openai.OpenAI) -> None:
         text, add, now = self.follow(client, ["Wait.", *CALLS], finish_reason="tool_calls").output
         assert isinstance(text, ResponseOutputMessage)
@@ -177,14 +179,14 @@ class TestResponses:
         assert (add.name, json.loads(add.arguments), add.call_id) == ("add", {"a": 1, "b": 2}, "call_a")
         assert (now.name, json.loads(now.arguments), now.call_id) == ("now", {}, "call_b")
 
-    @does
+    @every_stream_of_responses
     def test_reasoning(self, client: openai.OpenAI) -> None:
         thoughts, text = self.follow(client, [*THOUGHTS, "42"]).output
         assert isinstance(thoughts, ResponseReasoningItem)
         assert [part.text for part in thoughts.content or []] == ["let me see"]
         assert isinstance(text, ResponseOutputMessage)
 
-    @does
+    @every_stream_of_responses
     @pytest.mark.parametrize("tokens", [TEXT, ["Wait.", *CALLS], [*THOUGHTS, "42"]])
     def test_length(self, client: openai.OpenAI, tokens: list[Any]) -> None:
         final = self.follow(client, tokens, fields={"max_output_tokens": 2})
@@ -192,7 +194,7 @@ class TestResponses:
         assert final.incomplete_details is not None
         assert final.incomplete_details.reason == "max_output_tokens"
 
-    @does
+    @every_stream_of_responses
     def test_refusal_of_a_bad_schema(self, client: openai.OpenAI) -> None:
         format = {"type": "json_schema", "name": "x", "schema": NONSENSE}
         with (
@@ -202,7 +204,7 @@ class TestResponses:
             pass
         assert refused.value.param == "text.format.schema.type"
 
-    @does
+    @every_stream_of_responses
     def test_cancel(self, fake_gateway: Server, client: openai.OpenAI, tmp_path: Path) -> None:
         asked = scripted(TEXT, gate=str(tmp_path / "never"), gate_at=2)
         with client.responses.stream(model=MODEL, input=asked) as stream:
@@ -210,7 +212,7 @@ class TestResponses:
             assert running(fake_gateway) == 1
         until(lambda: running(fake_gateway) == 0)
 
-    @does
+    @every_stream_of_responses
     def test_cancel_in_the_background(self, client: openai.OpenAI, tmp_path: Path) -> None:
         asked = scripted(TEXT, gate=str(tmp_path / "never"), gate_at=2)
         events = []
@@ -222,7 +224,7 @@ class TestResponses:
         assert [event.sequence_number for event in events] == list(range(len(events)))
         assert client.responses.retrieve(events[0].response.id).status == "cancelled"
 
-    @does
+    @every_stream_of_responses
     def test_death_of_the_worker(self, client: openai.OpenAI) -> None:
         with client.responses.stream(model=MODEL, input=scripted(TEXT, die_at=2)) as stream:
             events = list(stream)
@@ -233,3 +235,44 @@ class TestResponses:
         assert final.response.error is not None
         assert "SIGKILL" in final.response.error.message
         self.follow(client, TEXT)
+
+
+@pytest.mark.client("ollama")
+class TestOllama:
+    @pytest.fixture
+    def client(self, fake_gateway: Server) -> ollama.Client:
+        return ollama.Client(host=fake_gateway.url, timeout=60)
+
+    @every_stream
+    def test_thoughts_text_and_tool_calls(self, client: ollama.Client) -> None:
+        messages = scripted([*THOUGHTS, "Wait.", *CALLS], finish_reason="tool_calls")
+        tools = [{"type": "function", "function": {"name": name, "parameters": SCHEMA}} for name in ("add", "now")]
+        parts = list(client.chat(model=MODEL, messages=messages, tools=tools, think=True, stream=True))
+        assert "".join(part.message.thinking or "" for part in parts) == "let me see"
+        assert "".join(part.message.content or "" for part in parts) == "Wait."
+        calls = [call.function for part in parts for call in part.message.tool_calls or []]
+        assert [(call.name, call.arguments) for call in calls] == [("add", {"a": 1, "b": 2}), ("now", {})]
+        assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+
+    @every_stream
+    def test_length(self, client: ollama.Client) -> None:
+        asked = {"model": MODEL, "messages": scripted(TEXT), "options": {"num_predict": 2}}
+        parts = list(client.chat(stream=True, **asked))
+        assert "".join(part.message.content or "" for part in parts) == "Hello"
+        assert (parts[-1].done_reason, parts[-1].eval_count) == ("length", 2)
+
+    @every_stream
+    def test_refusal_of_a_bad_schema(self, client: ollama.Client) -> None:
+        with pytest.raises(ollama.ResponseError) as refused:
+            list(client.chat(model=MODEL, messages=scripted(TEXT), format=NONSENSE, stream=True))
+        assert refused.value.status_code == 400
+        assert "format.type" in refused.value.error
+
+    @every_stream
+    def test_death_of_the_worker(self, client: ollama.Client) -> None:
+        said = []
+        with pytest.raises(ollama.ResponseError) as died:
+            for part in client.chat(model=MODEL, messages=scripted(TEXT, die_at=2), stream=True):
+                said.append(part.message.content)
+        assert "".join(said) == "Hello"
+        assert "SIGKILL" in died.value.error

@@ -20,6 +20,7 @@ from llmserve.dialects.ollama.requests import (
     OllamaGenerateRequest,
     OllamaShowRequest,
 )
+from llmserve.dialects.ollama.schemas import closed
 from llmserve.errors import InvalidRequest
 from llmserve.openai.json import dump_json
 from llmserve.openai.parse import parse_request
@@ -93,7 +94,45 @@ def test_what_leaves_the_servers_own_choice(options: dict[str, Any]) -> None:
 def test_a_schema() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     form = chat(format=schema)["response_format"]
-    assert form == {"type": "json_schema", "json_schema": {"name": "format", "schema": schema, "strict": True}}
+    assert form == {
+        "type": "json_schema",
+        "json_schema": {"name": "format", "schema": {**schema, "additionalProperties": False}, "strict": True},
+    }
+
+
+PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+PAIR = {"type": "object", "properties": {"a": {"$ref": "#/$defs/P"}, "b": {"type": "array", "items": PERSON}}}
+
+
+def test_a_schema_names_all_properties() -> None:
+    no_more = {"additionalProperties": False}
+    assert closed(PERSON) == {**PERSON, **no_more}
+    inner = {"a": {"$ref": "#/$defs/P"}, "b": {"type": "array", "items": {**PERSON, **no_more}}}
+    assert closed({**PAIR, "$defs": {"P": PERSON}}) == {
+        **{"type": "object", "properties": inner, "$defs": {"P": {**PERSON, **no_more}}},
+        **no_more,
+    }
+    optional = {"anyOf": [PERSON, {"type": "null"}]}
+    assert closed(optional) == {"anyOf": [{**PERSON, **no_more}, {"type": "null"}]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        {**PERSON, "additionalProperties": True},
+        {**PERSON, "additionalProperties": {"type": "integer"}},
+        {**PERSON, "required": ["name", "age"]},
+        {**PERSON, "anyOf": [{"required": ["a"]}]},
+        {"allOf": [PERSON, {"properties": {"age": {"type": "integer"}}}]},
+        {"$defs": {"P": PERSON}, "properties": {"age": {"type": "integer"}}, "$ref": "#/$defs/P"},
+        {**PERSON, "patternProperties": {"^x": {}}},
+        # A property of that name, not the keyword.
+        {"type": "object", "properties": {"properties": True}, "additionalProperties": True},
+    ],
+)
+def test_a_schema_stays_open_where_it_is_not_said_to_be_whole(schema: dict[str, Any]) -> None:
+    assert closed(schema) == schema
 
 
 def test_calls_get_ids_and_results_find_them() -> None:

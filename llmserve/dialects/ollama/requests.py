@@ -19,6 +19,7 @@ from llmserve.dialects.ollama.fields import (
     SHOW_POLICY,
 )
 from llmserve.dialects.ollama.messages import OllamaMessage, internal_messages
+from llmserve.dialects.ollama.schemas import closed
 from llmserve.dialects.translation import chat_request, internal_request
 from llmserve.openai.chat_input import MAX_MESSAGES
 from llmserve.openai.embeddings import MAX_DIMENSIONS, MAX_INPUTS, EmbeddingRequest
@@ -114,7 +115,9 @@ class _TextBody(_ModelBody):
         default=OllamaOptions(), description="How tokens are chosen and when to stop; see the table of its own."
     )
     format: Annotated[Form, BeforeValidator(_form)] | None = Field(
-        default=None, description=f"`json`, or a JSON schema the answer follows ({SCHEMA_BOUNDS})."
+        default=None,
+        description=f"`json`, or a JSON schema the answer follows ({SCHEMA_BOUNDS}); its "
+        "objects have no properties beyond those it names, unless it says that they may.",
     )
     think: Annotated[Thinking, BeforeValidator(_thinking_level)] | None = Field(
         default=None,
@@ -135,7 +138,7 @@ class _TextBody(_ModelBody):
         if self.format == "json":
             fields["response_format"] = {"type": "json_object"}
         elif isinstance(self.format, dict):
-            schema = {"name": "format", "schema": self.format, "strict": True}
+            schema = {"name": "format", "schema": closed(self.format), "strict": True}
             fields["response_format"] = {"type": "json_schema", "json_schema": schema}
         return fields
 
