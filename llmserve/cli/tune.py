@@ -74,6 +74,8 @@ def command(model: str, clients: int | None, minutes: float, quantized_kv: bool,
         verdicts = [_tune(settings, installed, case, load, minutes * 60 / len(loads), not as_json) for load in loads]
     if as_json:
         print_json([_as_data(verdict) for verdict in verdicts])
+    elif any(verdict.certain for verdict in verdicts):
+        talk(f"from its next load on {installed.name} is run so: `llmserve plan {installed.name}` says why")
 
 
 def _refuse_other_kinds(installed: InstalledModel, info: ModelInfo) -> None:
@@ -152,6 +154,8 @@ def _tune(settings: Settings, model: InstalledModel, case: Case, load: Shape, se
         _print_verdict(verdict)
     if verdict.certain:
         database.record_tuned(key, verdict.winner)
+    elif not verdict.compared:
+        warn("there was no time to compare anything, so nothing is kept: allow more --minutes")
     else:
         warn(f"speeds varied by {verdict.noise:.0%}, so nothing is kept: measure again when nothing else runs")
     return verdict

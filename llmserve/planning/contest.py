@@ -86,9 +86,14 @@ class Verdict:
     noise: float
 
     @property
+    def compared(self) -> bool:
+        """Whether there was time to measure anything besides the rules' plan."""
+        return any(standing.ratio is not None for standing in self.standings[1:])
+
+    @property
     def certain(self) -> bool:
         """Whether something was found out: that something is faster, or that nothing is by so much that it matters."""
-        return self.winner.choices != Choices() or self.noise <= _MOST_NOISE
+        return self.compared and (self.winner.choices != Choices() or self.noise <= _MOST_NOISE)
 
 
 def contest(case: Case, seconds: float) -> Generator[Trial, Result, Verdict]:
