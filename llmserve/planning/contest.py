@@ -154,8 +154,8 @@ class _Series:
         )
 
     def ranked(self, some: Sequence[Candidate]) -> list[Candidate]:
-        """Those that were measured, the fastest first."""
-        measured = [candidate for candidate in some if self.speeds_of(candidate)]
+        """Those that were measured and never failed, the fastest first."""
+        measured = [candidate for candidate in some if self.speeds_of(candidate) and candidate not in self.failures]
         return sorted(measured, key=self.ratio, reverse=True)
 
     def noise(self) -> float:
@@ -229,6 +229,8 @@ def _final(
             yield from _measure(final, clock, candidate, window)
         ranked = final.ranked(finalists)
         finalists = ranked[: _following(len(ranked))]
+        if not finalists:
+            break
     yield from _measure(final, clock, final.rules, window)
 
 
@@ -273,15 +275,14 @@ def _verdict(case: Case, look: _Series, final: _Series, others: Sequence[Candida
 
 def _standing(look: _Series, final: _Series, candidate: Candidate) -> Standing:
     for series in (final, look):
+        if (failure := series.failures.get(candidate)) is not None:
+            return Standing(candidate, reason=failure)
         if speeds := series.speeds_of(candidate):
             return Standing(candidate, median(speeds), series.ratio(candidate), len(speeds))
-    return Standing(candidate, reason=_why_no_speed(look, final, candidate))
+    return Standing(candidate, reason=_why_not_measured(candidate))
 
 
-def _why_no_speed(look: _Series, final: _Series, candidate: Candidate) -> str:
-    failure = look.failures.get(candidate) or final.failures.get(candidate)
-    if failure is not None:
-        return failure
+def _why_not_measured(candidate: Candidate) -> str:
     if not candidate.plan.fits:
         lacking = sum(max(0, entry.total - (entry.available or entry.total)) for entry in candidate.plan.memory)
         return f"it needs {human_bytes(lacking)} more memory than is free"

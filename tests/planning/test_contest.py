@@ -123,6 +123,21 @@ def test_a_candidate_that_fails_is_told_with_its_reason_and_the_rest_goes_on() -
     assert verdict.standings[-1] == failed
 
 
+@pytest.mark.parametrize("time", [2, 3])
+def test_what_fails_now_and_then_does_not_win(time: int) -> None:
+    class Fragile(FakeMachine):
+        def measure(self, trial: Trial) -> Result:
+            before = [made.candidate.name for made in self.trials].count("no drafts")
+            result = super().measure(trial)
+            fails = trial.candidate.choices == Choices(speculation=False) and before + 1 >= time
+            return Failed("it crashed", result.seconds) if fails else result
+
+    verdict = Fragile({"no drafts": 1.3, "threads waiting asleep": 1.1}).hold()
+    assert verdict.winner.choices.wait_policy == "passive"
+    (failed,) = [standing for standing in verdict.standings if standing.reason == "it crashed"]
+    assert failed.candidate.name == "no drafts"
+
+
 def test_without_the_rules_plan_there_is_no_contest() -> None:
     with pytest.raises(WorkerDied, match="it crashed"):
         FakeMachine(fails={"the rules' plan": "it crashed"}).hold()
