@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import fmean, median
 from typing import TypeAlias
 
@@ -30,6 +29,9 @@ _FINALISTS = 4
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 8
 # What is taken for noise where less was seen, or nothing yet; and where nothing can be said any more.
 _LEAST_NOISE, _UNKNOWN_NOISE, _MOST_NOISE = 0.01, 0.05, 0.15
+# Of a normal distribution: its standard deviation by the median of absolute deviations, and that of the difference
+# between a value and the median of three others.
+_DEVIATION_OF_MEDIAN, _DEVIATION_OF_DIFFERENCE = 1.48, 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +149,12 @@ class _Series:
         return [speed for measured, speed in self.made if measured is candidate]
 
     def ratio(self, candidate: Candidate) -> float:
-        """The ratio of the candidate's speeds to those of the rules' plan before and after; it has some."""
-        # The median: a machine that did something else for a moment is not the candidate's fault.
+        """The ratio of the candidate's speeds to those of the rules' plan about that time; it has some."""
+        # Medians: that the machine did something else for a moment is nobody's fault.
         return median(
-            speed / self._rules_at(place) for place, (measured, speed) in enumerate(self.made) if measured is candidate
+            speed / self._level(place, self._places_of_rules())
+            for place, (measured, speed) in enumerate(self.made)
+            if measured is candidate
         )
 
     def ranked(self, some: Sequence[Candidate]) -> list[Candidate]:
@@ -159,22 +163,22 @@ class _Series:
         return sorted(measured, key=self.ratio, reverse=True)
 
     def noise(self) -> float:
-        """How much one measurement is off, as a share, by how the rules' plan differs from its last one."""
-        speeds = self.speeds_of(self.rules)
-        if len(speeds) < 2:
+        """How much one measurement is off, as a share: the standard deviation of the rules' plan from its own level."""
+        places = self._places_of_rules()
+        if len(places) < 2:
             return _UNKNOWN_NOISE
-        steps = [math.log(after / before) for before, after in pairwise(speeds)]
-        return max(_LEAST_NOISE, math.sqrt(fmean(step * step for step in steps) / 2))
+        off = [
+            abs(math.log(self.made[place][1] / self._level(place, [other for other in places if other != place])))
+            for place in places
+        ]
+        return max(_LEAST_NOISE, median(off) * _DEVIATION_OF_MEDIAN / _DEVIATION_OF_DIFFERENCE)
 
-    def _rules_at(self, place: int) -> float:
-        """The speed of the rules' plan at a place of the series, between those that are next to it."""
-        places = [index for index, (measured, _) in enumerate(self.made) if measured is self.rules]
-        before = max((index for index in places if index <= place), default=places[0])
-        after = min((index for index in places if index >= place), default=places[-1])
-        if before == after:
-            return self.made[before][1]
-        share = (place - before) / (after - before)
-        return self.made[before][1] * (1 - share) + self.made[after][1] * share
+    def _places_of_rules(self) -> list[int]:
+        return [place for place, (measured, _) in enumerate(self.made) if measured is self.rules]
+
+    def _level(self, place: int, of: Sequence[int]) -> float:
+        """The median of the speeds at the three places of `of` that are next to `place`."""
+        return median(self.made[near][1] for near in sorted(of, key=lambda other: abs(other - place))[:3])
 
 
 def _measure(series: _Series, clock: _Clock, candidate: Candidate, window: float) -> Generator[Trial, Result, None]:

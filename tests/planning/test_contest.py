@@ -105,6 +105,19 @@ def test_the_winner_is_nearly_as_fast_as_the_best_although_speeds_vary(noise: fl
     assert missed <= misses
 
 
+def test_a_machine_that_is_busy_for_a_moment_seldom_hides_the_best() -> None:
+    class Bursts(FakeMachine):
+        def measure(self, trial: Trial) -> Result:
+            result = super().measure(trial)
+            assert isinstance(result, Measured)
+            slower = self._rng.uniform(0.1, 0.6) if self._rng.random() < 0.05 else 1.0
+            return replace(result, tokens_per_second=result.tokens_per_second * slower)
+
+    verdicts = [Bursts({"no drafts": 1.15}, 0.01, seed=seed).hold() for seed in range(60)]
+    assert sum(verdict.winner.choices.speculation is False for verdict in verdicts) >= 48
+    assert sum(verdict.certain for verdict in verdicts) >= 54
+
+
 def test_where_nothing_is_faster_noise_seldom_takes_the_place_of_the_rules() -> None:
     winners = [FakeMachine(noise=0.03, drift=1.0, seed=seed).hold().winner.choices for seed in range(60)]
     assert sum(choices != Choices() for choices in winners) <= 10
