@@ -80,17 +80,14 @@ class Verdict:
     """The end of a contest. `standings`: the rules' plan, then all others, fastest first, those without a speed last.
 
     `winner` has no choices where nothing is faster than the rules' plan by more than the `noise`, a share of the speed.
+    `compared`: there was time to measure candidates, and those that looked fast a second time.
     """
 
     shape: Shape
     standings: tuple[Standing, ...]
     winner: TunedChoices
     noise: float
-
-    @property
-    def compared(self) -> bool:
-        """Whether there was time to measure anything besides the rules' plan."""
-        return any(standing.ratio is not None for standing in self.standings[1:])
+    compared: bool
 
     @property
     def certain(self) -> bool:
@@ -109,9 +106,8 @@ def contest(case: Case, seconds: float) -> Generator[Trial, Result, Verdict]:
     yield from _measure(look, clock, rules, _FIRST_WINDOW)
     fitting = [candidate for candidate in others if candidate.plan.fits]
     yield from _look(look, clock, fitting)
-    best = [candidate for candidate in look.ranked(fitting) if look.ratio(candidate) > 1 - look.noise()]
     final = _Series(rules)
-    yield from _final(case, look, final, clock, best)
+    yield from _final(case, look, final, clock, _promising(look, fitting))
     return _verdict(case, look, final, others)
 
 
@@ -206,6 +202,11 @@ def _look(look: _Series, clock: _Clock, fitting: Sequence[Candidate]) -> Generat
             yield from _measure(look, clock, look.rules, window)
 
 
+def _promising(look: _Series, some: Sequence[Candidate]) -> list[Candidate]:
+    """Those that may be faster than the rules' plan, the fastest first."""
+    return [candidate for candidate in look.ranked(some) if look.ratio(candidate) > 1 - look.noise()]
+
+
 def _final(
     case: Case, look: _Series, final: _Series, clock: _Clock, best: Sequence[Candidate]
 ) -> Generator[Trial, Result, None]:
@@ -274,6 +275,7 @@ def _verdict(case: Case, look: _Series, final: _Series, others: Sequence[Candida
         standings=(Standing(series.rules, rules_speed, 1.0, len(series.speeds_of(series.rules))), *rest),
         winner=TunedChoices(case.shape.name, case.shape.clients, fastest.choices, rules_speed * ratio, rules_speed),
         noise=noise,
+        compared=last is not None or (bool(look.ranked(others)) and not _promising(look, others)),
     )
 
 

@@ -156,6 +156,19 @@ def test_without_the_rules_plan_there_is_no_contest() -> None:
         FakeMachine(fails={"the rules' plan": "it crashed"}).hold()
 
 
+def test_what_looked_fast_and_could_not_be_measured_again_leaves_it_open() -> None:
+    class Slow(FakeMachine):
+        def measure(self, trial: Trial) -> Result:
+            return replace(super().measure(trial), seconds=25.0)
+
+    verdict = Slow({"no drafts": 2.0, "12 threads": 2.0}).hold(170)
+    assert verdict.standings[1].ratio == pytest.approx(2.0)
+    assert verdict.winner.choices == Choices()
+    assert not verdict.compared and not verdict.certain
+    slower = Slow({candidate.name: 0.5 for candidate in candidates(CASE)[1:]}).hold(170)
+    assert slower.compared and slower.certain
+
+
 @pytest.mark.parametrize("seconds", [20, 45, 100, 300, 1200])
 def test_the_time_is_kept(seconds: float) -> None:
     fake = FakeMachine({"no drafts": 1.1, "threads waiting asleep": 1.1}, noise=0.02)
