@@ -78,12 +78,16 @@ class GpuInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """An engine as installed here: the devices its build can use, or why it is not usable (`devices` empty)."""
+    """An engine as installed here: the devices its build can use, or why it is not usable (`devices` empty).
+
+    `instruction_sets` are those that its code for processors was compiled for, where it is known.
+    """
 
     engine: Engine
     version: str | None
     devices: tuple[Device, ...]
     detail: str
+    instruction_sets: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:

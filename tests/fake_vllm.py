@@ -36,7 +36,10 @@ class Server:
             (line.partition(": ")[2] for line in head.splitlines() if line.lower().startswith("x-request-id")), ""
         )
         if method == "GET":
-            text = f'vllm:iteration_tokens_total_count{{engine="0"}} {float(self._steps)}\n'
+            text = "".join(
+                f'vllm:{name}{{engine="0"}} {float(self._steps)}\n'
+                for name in ("iteration_tokens_total_count", "generation_tokens_total")
+            )
             await self._send(writer, 200, text.encode() if path == "/metrics" else b"")
         else:
             await self._generate(writer, json.loads(body), identity)

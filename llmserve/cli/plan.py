@@ -119,6 +119,7 @@ def _print_plan(plan: EnginePlan, changes: Sequence[str]) -> None:
             ("threads", f"{plan.threads} (waiting {'awake' if plan.wait_policy == 'active' else 'asleep'})"),
             ("batch", f"{plan.batch} tokens, {plan.micro_batch} per graph"),
             ("flash attention", "yes" if plan.flash_attention else "no"),
+            *([("drafts", "yes" if plan.speculation else "no")] if plan.engine == "llama.cpp" else []),
             ("prefixes", _prefixes(plan)),
             ("fits", "yes" if plan.fits else "no: more than is available"),
             ("why", plan.reason),

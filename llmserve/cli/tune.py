@@ -74,6 +74,8 @@ def command(model: str, clients: int | None, minutes: float, quantized_kv: bool,
         verdicts = [_tune(settings, installed, case, load, minutes * 60 / len(loads), not as_json) for load in loads]
     if as_json:
         print_json([_as_data(verdict) for verdict in verdicts])
+    elif any(verdict.certain for verdict in verdicts):
+        talk(f"from its next load on {installed.name} is run so: `llmserve plan {installed.name}` says why")
 
 
 def _refuse_other_kinds(installed: InstalledModel, info: ModelInfo) -> None:
@@ -135,6 +137,7 @@ def _refuse_beside_a_server(settings: Settings, model: InstalledModel) -> None:
 
 def _tune(settings: Settings, model: InstalledModel, case: Case, load: Shape, seconds: float, show: bool) -> Verdict:
     """Hold the contest for one kind of load, and keep its winner."""
+    from llmserve.planning.formatting import counted
     from llmserve.settings import home_directory
     from llmserve.state.database import StateDatabase, key_of
 
@@ -143,7 +146,7 @@ def _tune(settings: Settings, model: InstalledModel, case: Case, load: Shape, se
     database = StateDatabase.in_home(home_directory(settings))
     key = key_of(case.hardware, model, "llama.cpp")
     case = replace(case, shape=load, knowledge=database.knowledge(key))
-    talk(f"{load.title}: up to {seconds / 60:.0f} minutes")
+    talk(f"{load.title}: up to {counted(round(seconds / 60), 'minute')}")
     with _shown() as report:
         verdict = asyncio.run(_contest(settings, model, case, seconds, report))
     # What came meanwhile has spoilt it.
@@ -152,6 +155,8 @@ def _tune(settings: Settings, model: InstalledModel, case: Case, load: Shape, se
         _print_verdict(verdict)
     if verdict.certain:
         database.record_tuned(key, verdict.winner)
+    elif not verdict.compared:
+        warn("there was no time to compare enough, so nothing is kept: allow more --minutes")
     else:
         warn(f"speeds varied by {verdict.noise:.0%}, so nothing is kept: measure again when nothing else runs")
     return verdict
@@ -216,9 +221,9 @@ def _print_verdict(verdict: Verdict) -> None:
     fastest = max(standing.tokens_per_second or 0.0 for standing in verdict.standings)
     rows = [_row(standing, fastest) for standing in verdict.standings]
     print_table(rows, (verdict.shape.title.upper(), "TOKENS/S", "RATIO", "", ""))
-    if winner.choices == Choices():
+    if winner.choices == Choices() and verdict.certain:
         click.echo(f"nothing is faster than the rules' plan by more than the noise of {noise}\n")
-    else:
+    elif verdict.certain:
         gain = winner.tokens_per_second / winner.rules_tokens_per_second
         click.echo(f"the fastest: {winner.choices.described()}, {gain:.2f} times the rules' plan (noise {noise})\n")
 

@@ -108,7 +108,8 @@ def describe(version: str | None, report: NativeReport, cpu_features: Collection
     devices = tuple(sorted(usable, key=lambda device: device == "cpu"))
     idle = [name for name in report.backends if name not in report.with_device]
     detail = f"{title}, built for {' and '.join(report.backends) or 'nothing'}"
-    return EngineInfo("llama.cpp", version, devices, detail + "".join(f"; {name} finds no device" for name in idle))
+    detail += "".join(f"; {name} finds no device" for name in idle)
+    return EngineInfo("llama.cpp", version, devices, detail, report.instruction_sets)
 
 
 def parse_report(found: object) -> NativeReport:

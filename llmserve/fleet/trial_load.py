@@ -49,10 +49,10 @@ def request(shape: Shape, context: int, client: int, number: int) -> dict[str, A
 
 
 class Clients:
-    """Clients that ask a worker for one answer after the other. `in_swing` is set when `needed` of them read one."""
+    """Clients that ask a worker for one answer after the other. `all_read` is set when `needed` of them read one."""
 
     def __init__(self, worker: Worker, shape: Shape, context: int, needed: int) -> None:
-        self.in_swing = asyncio.Event()
+        self.all_read = asyncio.Event()
         self._worker = worker
         self._shape = shape
         self._context = context
@@ -76,7 +76,7 @@ class Clients:
     def _reads(self, client: int) -> None:
         self._reading.add(client)
         if len(self._reading) >= self._needed:
-            self.in_swing.set()
+            self.all_read.set()
 
 
 def _refused(body: bytes) -> LlmserveError:

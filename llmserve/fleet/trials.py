@@ -19,8 +19,8 @@ from llmserve.planning.candidates import Shape
 from llmserve.planning.contest import Failed, Measured, Result, Trial, Verdict
 from llmserve.types import EnginePlan, InstalledModel, LoadShape
 
-# How long the clients may take to be in full swing; a slow machine is measured before that.
-_WARM_UP_SECONDS = 20.0
+# How long the clients may take until all of them read; a slow machine is measured before that.
+_WARM_UP_SECONDS = 60.0
 # A worker that computes nothing for so long is of no use.
 _STEP_SECONDS = 120.0
 _STATS_SECONDS = 10.0
@@ -121,10 +121,14 @@ class Trials:
             await asyncio.gather(measuring, *asking, return_exceptions=True)
 
     async def _window(self, worker: Worker, clients: Clients, seconds: float) -> float:
-        await set_within(clients.in_swing, _WARM_UP_SECONDS)
+        if self._shape.name != "long-prompts":  # there a prompt being computed is what is measured
+            await set_within(clients.all_read, _WARM_UP_SECONDS)
         before = await _at_the_end_of_a_step(worker)
         await asyncio.sleep(seconds)
-        return before.speed_until(await _at_the_end_of_a_step(worker), self._shape.name)
+        speed = before.speed_until(await _at_the_end_of_a_step(worker), self._shape.name)
+        if speed <= 0:
+            raise WorkerDied(f"nothing was written in {seconds:.0f} seconds")
+        return speed
 
 
 async def _at_the_end_of_a_step(worker: Worker) -> Reading:

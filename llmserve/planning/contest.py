@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import fmean, median
 from typing import TypeAlias
 
@@ -30,6 +29,9 @@ _FINALISTS = 4
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 8
 # What is taken for noise where less was seen, or nothing yet; and where nothing can be said any more.
 _LEAST_NOISE, _UNKNOWN_NOISE, _MOST_NOISE = 0.01, 0.05, 0.15
+# Of a normal distribution: its standard deviation by the median of absolute deviations, and that of the difference
+# between a value and the median of three others.
+_DEVIATION_OF_MEDIAN, _DEVIATION_OF_DIFFERENCE = 1.48, 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +80,19 @@ class Verdict:
     """The end of a contest. `standings`: the rules' plan, then all others, fastest first, those without a speed last.
 
     `winner` has no choices where nothing is faster than the rules' plan by more than the `noise`, a share of the speed.
+    `compared`: there was time to measure candidates, and those that looked fast a second time.
     """
 
     shape: Shape
     standings: tuple[Standing, ...]
     winner: TunedChoices
     noise: float
+    compared: bool
 
     @property
     def certain(self) -> bool:
         """Whether something was found out: that something is faster, or that nothing is by so much that it matters."""
-        return self.winner.choices != Choices() or self.noise <= _MOST_NOISE
+        return self.compared and (self.winner.choices != Choices() or self.noise <= _MOST_NOISE)
 
 
 def contest(case: Case, seconds: float) -> Generator[Trial, Result, Verdict]:
@@ -102,9 +106,8 @@ def contest(case: Case, seconds: float) -> Generator[Trial, Result, Verdict]:
     yield from _measure(look, clock, rules, _FIRST_WINDOW)
     fitting = [candidate for candidate in others if candidate.plan.fits]
     yield from _look(look, clock, fitting)
-    best = [candidate for candidate in look.ranked(fitting) if look.ratio(candidate) > 1 - look.noise()]
     final = _Series(rules)
-    yield from _final(case, look, final, clock, best)
+    yield from _final(case, look, final, clock, _promising(look, fitting))
     return _verdict(case, look, final, others)
 
 
@@ -142,34 +145,36 @@ class _Series:
         return [speed for measured, speed in self.made if measured is candidate]
 
     def ratio(self, candidate: Candidate) -> float:
-        """The ratio of the candidate's speeds to those of the rules' plan before and after; it has some."""
-        # The median: a machine that did something else for a moment is not the candidate's fault.
+        """The ratio of the candidate's speeds to those of the rules' plan about that time; it has some."""
+        # Medians: that the machine did something else for a moment is nobody's fault.
         return median(
-            speed / self._rules_at(place) for place, (measured, speed) in enumerate(self.made) if measured is candidate
+            speed / self._level(place, self._places_of_rules())
+            for place, (measured, speed) in enumerate(self.made)
+            if measured is candidate
         )
 
     def ranked(self, some: Sequence[Candidate]) -> list[Candidate]:
-        """Those that were measured, the fastest first."""
-        measured = [candidate for candidate in some if self.speeds_of(candidate)]
+        """Those that were measured and never failed, the fastest first."""
+        measured = [candidate for candidate in some if self.speeds_of(candidate) and candidate not in self.failures]
         return sorted(measured, key=self.ratio, reverse=True)
 
     def noise(self) -> float:
-        """How much one measurement is off, as a share, by how the rules' plan differs from its last one."""
-        speeds = self.speeds_of(self.rules)
-        if len(speeds) < 2:
+        """How much one measurement is off, as a share: the standard deviation of the rules' plan from its own level."""
+        places = self._places_of_rules()
+        if len(places) < 2:
             return _UNKNOWN_NOISE
-        steps = [math.log(after / before) for before, after in pairwise(speeds)]
-        return max(_LEAST_NOISE, math.sqrt(fmean(step * step for step in steps) / 2))
+        off = [
+            abs(math.log(self.made[place][1] / self._level(place, [other for other in places if other != place])))
+            for place in places
+        ]
+        return max(_LEAST_NOISE, median(off) * _DEVIATION_OF_MEDIAN / _DEVIATION_OF_DIFFERENCE)
 
-    def _rules_at(self, place: int) -> float:
-        """The speed of the rules' plan at a place of the series, between those that are next to it."""
-        places = [index for index, (measured, _) in enumerate(self.made) if measured is self.rules]
-        before = max((index for index in places if index <= place), default=places[0])
-        after = min((index for index in places if index >= place), default=places[-1])
-        if before == after:
-            return self.made[before][1]
-        share = (place - before) / (after - before)
-        return self.made[before][1] * (1 - share) + self.made[after][1] * share
+    def _places_of_rules(self) -> list[int]:
+        return [place for place, (measured, _) in enumerate(self.made) if measured is self.rules]
+
+    def _level(self, place: int, of: Sequence[int]) -> float:
+        """The median of the speeds at the three places of `of` that are next to `place`."""
+        return median(self.made[near][1] for near in sorted(of, key=lambda other: abs(other - place))[:3])
 
 
 def _measure(series: _Series, clock: _Clock, candidate: Candidate, window: float) -> Generator[Trial, Result, None]:
@@ -195,6 +200,11 @@ def _look(look: _Series, clock: _Clock, fitting: Sequence[Candidate]) -> Generat
         yield from _measure(look, clock, candidate, window)
         if number % _LOOKS_PER_RULES == 0 or number == len(fitting):
             yield from _measure(look, clock, look.rules, window)
+
+
+def _promising(look: _Series, some: Sequence[Candidate]) -> list[Candidate]:
+    """Those that may be faster than the rules' plan, the fastest first."""
+    return [candidate for candidate in look.ranked(some) if look.ratio(candidate) > 1 - look.noise()]
 
 
 def _final(
@@ -224,6 +234,8 @@ def _final(
             yield from _measure(final, clock, candidate, window)
         ranked = final.ranked(finalists)
         finalists = ranked[: _following(len(ranked))]
+        if not finalists:
+            break
     yield from _measure(final, clock, final.rules, window)
 
 
@@ -263,20 +275,20 @@ def _verdict(case: Case, look: _Series, final: _Series, others: Sequence[Candida
         standings=(Standing(series.rules, rules_speed, 1.0, len(series.speeds_of(series.rules))), *rest),
         winner=TunedChoices(case.shape.name, case.shape.clients, fastest.choices, rules_speed * ratio, rules_speed),
         noise=noise,
+        compared=last is not None or (bool(look.ranked(others)) and not _promising(look, others)),
     )
 
 
 def _standing(look: _Series, final: _Series, candidate: Candidate) -> Standing:
     for series in (final, look):
+        if (failure := series.failures.get(candidate)) is not None:
+            return Standing(candidate, reason=failure)
         if speeds := series.speeds_of(candidate):
             return Standing(candidate, median(speeds), series.ratio(candidate), len(speeds))
-    return Standing(candidate, reason=_why_no_speed(look, final, candidate))
+    return Standing(candidate, reason=_why_not_measured(candidate))
 
 
-def _why_no_speed(look: _Series, final: _Series, candidate: Candidate) -> str:
-    failure = look.failures.get(candidate) or final.failures.get(candidate)
-    if failure is not None:
-        return failure
+def _why_not_measured(candidate: Candidate) -> str:
     if not candidate.plan.fits:
         lacking = sum(max(0, entry.total - (entry.available or entry.total)) for entry in candidate.plan.memory)
         return f"it needs {human_bytes(lacking)} more memory than is free"

@@ -41,7 +41,7 @@ def explain(situation: Situation, chosen: Placement) -> Explanation:
     if not hardware.gpus:
         refused = (Refusal("gpu", "no GPU was found"),)
     clauses = [_memory_clause(model, chosen), *_deviations(situation, chosen)]
-    clauses += _measured(situation.tuned, chosen)
+    clauses += _measured(situation.tuned, chosen, settings)
     if not chosen.accelerators:
         clauses.insert(0, _why_no_gpu(settings, refused))
     reason = f"llama.cpp on {_where(situation, chosen)}: {'; '.join(clauses)}"
@@ -51,7 +51,7 @@ def explain(situation: Situation, chosen: Placement) -> Explanation:
     return Explanation(reason, refused)
 
 
-def _measured(tuned: TunedChoices | None, chosen: Placement) -> list[str]:
+def _measured(tuned: TunedChoices | None, chosen: Placement, settings: Settings) -> list[str]:
     """A clause for each way in which measurements on this machine took the place of rules and estimates."""
     clauses = []
     corrections = [(entry.device, entry.correction) for entry in chosen.memory if entry.correction]
@@ -59,19 +59,24 @@ def _measured(tuned: TunedChoices | None, chosen: Placement) -> list[str]:
         amounts = [f"{'+' if size > 0 else '-'}{human_bytes(abs(size))} on {device}" for device, size in corrections]
         clauses.append(f"the estimate is corrected by what earlier loads took ({', '.join(amounts)})")
     if tuned is not None:
-        who = described_load(tuned.shape, tuned.clients)
-        speed, gain = tuned.tokens_per_second, tuned.tokens_per_second / tuned.rules_tokens_per_second
-        if tuned.choices == Choices():
-            clauses.append(
-                f"nothing that was measured here for {who} was faster than the rules' plan "
-                f"({speed:.0f} tokens per second)"
-            )
-        else:
-            clauses.append(
-                f"{tuned.choices.described()}: the fastest measured here for {who} "
-                f"({speed:.0f} tokens per second, {gain:.2f} times those of the rules)"
-            )
+        clauses.append(_tuned(tuned, settings))
     return clauses
+
+
+def _tuned(tuned: TunedChoices, settings: Settings) -> str:
+    who = described_load(tuned.shape, tuned.clients)
+    speed, gain = tuned.tokens_per_second, tuned.tokens_per_second / tuned.rules_tokens_per_second
+    if tuned.choices == Choices():
+        return (
+            f"nothing that was measured here for {who} was faster than the rules' plan ({speed:.0f} tokens per second)"
+        )
+    fixed = [name for name in ("threads", "kv_type", "speculation") if getattr(settings, name) is not None]
+    if any(getattr(tuned.choices, name) is not None for name in fixed):
+        return f"of what was the fastest here for {who} ({tuned.choices.described()}) the settings leave only a part"
+    return (
+        f"{tuned.choices.described()}: the fastest measured here for {who} "
+        f"({speed:.0f} tokens per second, {gain:.2f} times those of the rules)"
+    )
 
 
 def _idle(accelerators: Sequence[Accelerator], chosen: Placement, settings: Settings) -> list[Refusal]:

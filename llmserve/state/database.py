@@ -68,9 +68,10 @@ class Key:
 def key_of(hardware: HardwareInfo, model: InstalledModel, engine: Engine) -> Key:
     """The key for `model` run by the installed `engine` on `hardware`."""
     info = next((info for info in hardware.engines if info.engine == engine), None)
-    devices = ",".join(info.devices) if info is not None else ""
-    version = info.version or "unknown" if info is not None else "none"
-    return Key(fingerprint(hardware), model.sha256, f"{engine} {version} {devices}")
+    if info is None:
+        return Key(fingerprint(hardware), model.sha256, f"{engine} none")
+    facts = (engine, info.version or "unknown", ",".join(info.devices), ",".join(info.instruction_sets))
+    return Key(fingerprint(hardware), model.sha256, " ".join(filter(None, facts)))
 
 
 def fingerprint(hardware: HardwareInfo) -> str:

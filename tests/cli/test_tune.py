@@ -87,6 +87,7 @@ def test_the_fastest_of_each_load_is_shown_kept_and_planned(invoke: Invoke, benc
     assert many_users.startswith("16 USERS AT ONCE")
     assert "nothing is faster than the rules' plan" in long_prompts
     assert "no drafts: 120.0 tokens/s" in result.err
+    assert result.err.endswith("`llmserve plan tiny:1b` says why\n")
     planned = invoke("plan", "tiny")
     assert "no drafts: the fastest measured here for 16 users at once (120 tokens per second, 1.20 times" in planned.out
 
@@ -152,6 +153,16 @@ def test_speeds_that_vary_too_much_are_told_and_not_kept(invoke: Invoke, bench: 
     result = invoke("tune", "tiny", "--clients", "1")
     assert result.code == 0
     assert "so nothing is kept: measure again when nothing else runs" in result.err
+    assert bench.kept == ()
+
+
+def test_without_time_to_compare_nothing_is_kept(invoke: Invoke, bench: Bench) -> None:
+    bench.measure = lambda trial: Measured(1.0, 100.0)
+    result = invoke("tune", "tiny", "--clients", "1", "--minutes", "2")
+    assert result.code == 0
+    assert len(bench.trials) == 1
+    assert "no time to compare enough, so nothing is kept: allow more --minutes" in result.err
+    assert "nothing is faster" not in result.out
     assert bench.kept == ()
 
 

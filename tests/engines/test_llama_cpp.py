@@ -115,6 +115,7 @@ def test_a_build_is_described(
 ) -> None:
     info = describe("0.3.36", report, features)
     assert (info.version, info.devices, info.detail) == ("0.3.36", devices, detail)
+    assert info.instruction_sets == (report.instruction_sets if devices else ())
 
 
 def test_a_build_that_kills_its_probe_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,12 +35,14 @@ T = TypeVar("T")
 class Script:
     """How the workers of a test behave. Each stream gets a token every `token_seconds`, after `prompt_tokens` at once.
 
-    dies_loading; dies_at, silent_at: seconds after the first request. error: what the answers are instead.
+    writes: if not, steps compute tokens of prompts alone. dies_loading; dies_at, silent_at: seconds after the first
+    request. status, error: what the answers are instead.
     """
 
     load_seconds: float = 1.0
     token_seconds: float = 0.1
     prompt_tokens: int = 100
+    writes: bool = True
     dies_loading: bool = False
     dies_at: float | None = None
     silent_at: float | None = None
@@ -135,7 +137,7 @@ class ScriptedAnswer:
             if not number:
                 worker.counts["prompt_tokens"] += script.prompt_tokens
             worker.counts["steps"] += 1
-            worker.counts["generated_tokens"] += 1
+            worker.counts["generated_tokens" if script.writes else "prompt_tokens"] += 1
             yield script.error or PIECE
 
 
@@ -204,6 +206,13 @@ def test_a_worker_gets_no_more_requests_at_once_than_the_gateway_would_give_it()
 def test_steps_that_take_longer_than_the_window_are_measured_whole() -> None:
     result, _ = run(Script(token_seconds=9.0))
     assert speed(result) == pytest.approx(1 / 9, rel=0.02)
+
+
+def test_who_has_still_to_read_the_prompt_gives_no_speed() -> None:
+    result, _ = run(Script(writes=False))
+    assert isinstance(result, Failed)
+    assert result.reason == "nothing was written in 5 seconds"
+    assert speed(run(Script(writes=False), LONG)[0]) > 0
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,12 @@ async def test_a_server_without_requests_may_do_nothing(make: Start, monkeypatch
         for _ in range(5):
             await read(await ask(worker))
         assert not worker.died.is_set()
+
+
+async def test_its_tokens_are_counted_as_another_workers_are(make: Start) -> None:
+    async with running(make("serves")) as worker:
+        assert await worker.counters() == {"prompt_tokens": 0, "generated_tokens": 0}
+        await read(await ask(worker, stream=True))
+        assert await worker.counters() == {"prompt_tokens": 0, "generated_tokens": 3}
+        await worker.stop(0)
+        assert await worker.counters() is None

@@ -62,3 +62,9 @@ def test_this_process_has_a_peak() -> None:
 
 def test_memory_has_a_speed() -> None:
     assert surroundings.memory_speed() > 0
+
+
+def test_busy_processors_are_counted_while_this_process_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: 100 * interval)
+    monkeypatch.setattr("psutil.cpu_count", lambda: 8)
+    assert surroundings.busy_processors(0.25) == 2.0

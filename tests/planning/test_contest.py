@@ -105,6 +105,19 @@ def test_the_winner_is_nearly_as_fast_as_the_best_although_speeds_vary(noise: fl
     assert missed <= misses
 
 
+def test_a_machine_that_is_busy_for_a_moment_seldom_hides_the_best() -> None:
+    class Bursts(FakeMachine):
+        def measure(self, trial: Trial) -> Result:
+            result = super().measure(trial)
+            assert isinstance(result, Measured)
+            slower = self._rng.uniform(0.1, 0.6) if self._rng.random() < 0.05 else 1.0
+            return replace(result, tokens_per_second=result.tokens_per_second * slower)
+
+    verdicts = [Bursts({"no drafts": 1.15}, 0.01, seed=seed).hold() for seed in range(60)]
+    assert sum(verdict.winner.choices.speculation is False for verdict in verdicts) >= 48
+    assert sum(verdict.certain for verdict in verdicts) >= 54
+
+
 def test_where_nothing_is_faster_noise_seldom_takes_the_place_of_the_rules() -> None:
     winners = [FakeMachine(noise=0.03, drift=1.0, seed=seed).hold().winner.choices for seed in range(60)]
     assert sum(choices != Choices() for choices in winners) <= 10
@@ -123,9 +136,37 @@ def test_a_candidate_that_fails_is_told_with_its_reason_and_the_rest_goes_on() -
     assert verdict.standings[-1] == failed
 
 
+@pytest.mark.parametrize("time", [2, 3])
+def test_what_fails_now_and_then_does_not_win(time: int) -> None:
+    class Fragile(FakeMachine):
+        def measure(self, trial: Trial) -> Result:
+            before = [made.candidate.name for made in self.trials].count("no drafts")
+            result = super().measure(trial)
+            fails = trial.candidate.choices == Choices(speculation=False) and before + 1 >= time
+            return Failed("it crashed", result.seconds) if fails else result
+
+    verdict = Fragile({"no drafts": 1.3, "threads waiting asleep": 1.1}).hold()
+    assert verdict.winner.choices.wait_policy == "passive"
+    (failed,) = [standing for standing in verdict.standings if standing.reason == "it crashed"]
+    assert failed.candidate.name == "no drafts"
+
+
 def test_without_the_rules_plan_there_is_no_contest() -> None:
     with pytest.raises(WorkerDied, match="it crashed"):
         FakeMachine(fails={"the rules' plan": "it crashed"}).hold()
+
+
+def test_what_looked_fast_and_could_not_be_measured_again_leaves_it_open() -> None:
+    class Slow(FakeMachine):
+        def measure(self, trial: Trial) -> Result:
+            return replace(super().measure(trial), seconds=25.0)
+
+    verdict = Slow({"no drafts": 2.0, "12 threads": 2.0}).hold(170)
+    assert verdict.standings[1].ratio == pytest.approx(2.0)
+    assert verdict.winner.choices == Choices()
+    assert not verdict.compared and not verdict.certain
+    slower = Slow({candidate.name: 0.5 for candidate in candidates(CASE)[1:]}).hold(170)
+    assert slower.compared and slower.certain
 
 
 @pytest.mark.parametrize("seconds", [20, 45, 100, 300, 1200])

@@ -140,6 +140,9 @@ def test_what_no_measurement_chose_is_left_to_the_rules() -> None:
     assert "no drafts: the fastest measured here for 16 users at once" in decided.reason
     asked = plan(hardware, SMOLLM2_135M, Settings(speculation=True), Knowledge(tuned=(winner,)))
     assert asked.speculation, "what the user asks for goes before"
+    assert "of what was the fastest here for 16 users at once (no drafts) the settings leave only a part" in (
+        asked.reason
+    )
 
 
 def test_the_reason_says_where_measurements_found_the_rules_to_be_best() -> None:

@@ -139,4 +139,9 @@ def test_the_key_names_the_build() -> None:
     model = InstalledModel("m", (), "gguf", "Q4_0", "/m.gguf", 1, "digest", "file:/m.gguf", 0.0)
     key = key_of(machine("rtx_3060_12gb"), model, "llama.cpp")
     assert (key.model, key.build) == ("digest", "llama.cpp 0.3.36 cuda,cpu")
-    assert key_of(machine("rtx_3090_engine_cpu_only"), model, "llama.cpp").build == "llama.cpp 0.3.36 cpu"
+    hardware = machine("rtx_3090_engine_cpu_only")
+    assert key_of(hardware, model, "llama.cpp").build == "llama.cpp 0.3.36 cpu"
+    native = replace(
+        hardware, engines=tuple(replace(one, instruction_sets=("avx2", "fma")) for one in hardware.engines)
+    )
+    assert key_of(native, model, "llama.cpp").build == "llama.cpp 0.3.36 cpu avx2,fma"
