@@ -1,7 +1,7 @@
 """The entries of `GET /v1/models`: OpenAI's four keys, and what a person wants to know besides.
 
 `info`, `details` and `status` are what Open WebUI reads: it then asks for usage, keeps embedding models out of the menu
-of chats, and shows which models are loaded.
+of chats, sends its own tools only to models that know tools, and shows which models are loaded.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class ModelEntries:
         listed = self._store.catalog.find(model.name)
         described = {"description": listed.description} if listed is not None else {}
         hidden = {"hidden": True} if info is not None and info.kind != "generate" else {}
-        return {**described, "capabilities": {"usage": True, "vision": False}, **hidden}
+        # Its dozens of tools, 7,000 tokens with every message, are too much for who was never taught to call one.
+        knows_tools = info is None or "tools" in (info.chat_template or "")
+        capabilities = {"usage": True, "vision": False, "builtin_tools": knows_tools}
+        return {**described, "capabilities": capabilities, **hidden}
 
     def info(self, model: InstalledModel) -> ModelInfo | None:
         """What the model's files say, None where they cannot be read any more."""

@@ -123,8 +123,10 @@ class OllamaRoutes:
 
     async def tags(self, request: Request) -> Response:
         def entries() -> list[dict[str, Any]]:
-            models = self._dialect.store.list()
-            return [model_entry(model, self._dialect.entries.info(model)) for model in models]
+            models = [(model, self._dialect.entries.info(model)) for model in self._dialect.store.list()]
+            # Clients take the first one where nobody has chosen: one that can chat.
+            models.sort(key=lambda listed: listed[1] is None or listed[1].kind != "generate")
+            return [model_entry(model, info) for model, info in models]
 
         return json_response({"models": await asyncio.to_thread(entries)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from llmserve.api.ollama import greeting_route
 from llmserve.api.openapi import BODIES
 from llmserve.errors import LlmserveError, TooManyRequests
 from llmserve.settings import Settings
-from tests.api.fakes import MODEL, Served, every_route, read_answer, wait_until
+from tests.api.fakes import HUB_MODEL, INFO, MODEL, Served, every_route, read_answer, wait_until
 from tests.fake_worker import COMPUTED
 
 HELLO = {"role": "user", "content": "hi"}
@@ -134,6 +135,15 @@ def test_ollama_lists_and_describes(client: httpx2.Client) -> None:
     shown = client.post("/api/show", json={"model": "tiny"}).json()
     assert shown["model_info"]["llama.context_length"] == 2048
     assert client.head("/api/version").status_code == 200
+
+
+def test_ollama_lists_first_what_can_chat(
+    gateway: Served, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = replace(INFO, kind="embed")
+    monkeypatch.setattr(gateway.gateway.store, "inspect", lambda name: embedder if name == MODEL.name else INFO)
+    tags = client.get("/api/tags").json()["models"]
+    assert [model["model"] for model in tags] == [HUB_MODEL.name, MODEL.name]
 
 
 def test_ollama_pulls(client: httpx2.Client) -> None:
@@ -361,6 +371,18 @@ def test_an_entry_says_what_open_webui_reads(client: httpx2.Client) -> None:
         assert entry["info"]["meta"]["capabilities"]["usage"] is True
         assert entry["details"] == {**entry["details"], "quantization_level": "Q4_0", "size": 1000}
         assert entry["status"] == {"value": "loaded"}
+
+
+@pytest.mark.parametrize(
+    ("template", "knows"),
+    [(None, False), ("{{ messages[0].content }}", False), ("{% if tools %}{{ tools | tojson }}{% endif %}", True)],
+)
+def test_open_webui_keeps_its_tools_from_models_that_know_none(
+    gateway: Served, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch, template: str | None, knows: bool
+) -> None:
+    monkeypatch.setattr(gateway.gateway.store, "inspect", lambda name: replace(INFO, chat_template=template))
+    entry = client.get("/v1/models").json()["data"][0]
+    assert entry["info"]["meta"]["capabilities"]["builtin_tools"] is knows
 
 
 def test_the_router_loads_unloads_pulls_and_removes(gateway: Served, client: httpx2.Client) -> None:
