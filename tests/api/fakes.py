@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -363,9 +364,10 @@ def _listens(path: Path) -> bool:
 
 @contextmanager
 def serving(worker: Worker, settings: Settings | None = None, limits: Limits | None = None) -> Iterator[Served]:
-    """A gateway on loopback, in a thread. Without a home in the settings it has one of the worker's."""
+    """A gateway on loopback, in a thread. Without a home in the settings it has one of its own."""
     settings = settings or Settings()
-    settings = replace(settings, home=settings.home or worker.socket.parent)
+    if settings.home is None:
+        settings = replace(settings, home=Path(tempfile.mkdtemp(prefix="home", dir=worker.socket.parent)))
     sock = listener.bind(Settings(port=0))
     host, port = sock.getsockname()
     ready: list[Served] = []

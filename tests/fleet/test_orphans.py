@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llmserve.fleet.orphans import end_orphans, note, note_beside, started
@@ -64,6 +65,8 @@ async def test_a_worker_that_hangs_is_ended_by_the_next_gateway(tmp_path: Path, 
     assert parent.stdout is not None
     workers = [int(word) for word in (await parent.stdout.readline()).split()]
     os.kill(workers[0], signal.SIGSTOP)  # deaf to the end of its pipe, and to SIGTERM
+    # Of two signals that wait, SIGTERM would be taken first.
+    await until(lambda: psutil.Process(workers[0]).status() == psutil.STATUS_STOPPED)
     os.kill(parent.pid, signal.SIGKILL)
     await parent.wait()
     await until(lambda: not alive(workers[1]))
