@@ -16,7 +16,7 @@ from typing import TypeAlias
 from llmserve.errors import WorkerDied
 from llmserve.planning.candidates import Candidate, Case, Shape, candidates, together
 from llmserve.planning.formatting import human_bytes
-from llmserve.planning.measurements import Choices, TunedChoices
+from llmserve.planning.measurements import TunedChoices
 
 # Seconds of one measurement: at first, and the bounds of all later ones.
 _FIRST_WINDOW = 4.0
@@ -28,7 +28,7 @@ _LOOKS_PER_RULES = 3
 _FINALISTS = 4
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 8
 # What is taken for noise where less was seen, or nothing yet; and where nothing can be said any more.
-_LEAST_NOISE, _UNKNOWN_NOISE, _MOST_NOISE = 0.01, 0.05, 0.15
+_LEAST_NOISE, _UNKNOWN_NOISE, _MOST_NOISE = 0.01, 0.05, 0.2
 # Of a normal distribution: its standard deviation by the median of absolute deviations, and that of the difference
 # between a value and the median of three others.
 _DEVIATION_OF_MEDIAN, _DEVIATION_OF_DIFFERENCE = 1.48, 1.2
@@ -91,8 +91,8 @@ class Verdict:
 
     @property
     def certain(self) -> bool:
-        """Whether something was found out: that something is faster, or that nothing is by so much that it matters."""
-        return self.compared and (self.winner.choices != Choices() or self.noise <= _MOST_NOISE)
+        """Whether something was found out: what is fast while others keep the machine busy may not be without them."""
+        return self.compared and self.noise <= _MOST_NOISE
 
 
 def contest(case: Case, seconds: float) -> Generator[Trial, Result, Verdict]:
