@@ -191,8 +191,8 @@ class Answer:
 
     def _prompt(self, body: dict[str, Any]) -> str:
         text = body["messages"][-1].get("content") if self.chat else body["prompt"]
-        if isinstance(text, list):  # content parts, or several prompts
-            text = "".join(part if isinstance(part, str) else part.get("text", "") for part in text)
+        if isinstance(text, list):  # content parts, several prompts, or token ids
+            text = "".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in text)
         return str(text)
 
     async def produce(self) -> AsyncIterator[Any]:
