@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.fake_hub import FakeHub
-from tests.open_webui.conftest import HUB_MODEL, STARTER
+from tests.open_webui.conftest import EMBEDDER, HUB_MODEL
 from tests.open_webui.pages import ModelsPage
 from tests.open_webui.programs import Gateway
 
@@ -39,12 +39,12 @@ def test_ollama_pulls_with_progress_and_deletes(models: ModelsPage, gateway: Gat
 
 @pytest.mark.parametrize("connection", ["openai"], indirect=True)
 def test_the_router_loads_unloads_pulls_and_deletes(models: ModelsPage, gateway: Gateway) -> None:
-    models.button(STARTER, "Load Model").click()
-    models.until(lambda: gateway.ready(STARTER))
-    models.until(lambda: models.button(STARTER, "Unload Model").is_enabled())
+    models.button(EMBEDDER, "Unload Model").click()
+    models.until(lambda: not gateway.ready(EMBEDDER))
+    models.button(EMBEDDER, "Load Model").click()
+    models.until(lambda: gateway.ready(EMBEDDER))
+    models.button(EMBEDDER, "Unload Model").and_(models.page.locator(":enabled")).wait_for()
     models.photograph("loaded")
-    models.button(STARTER, "Unload Model").click()
-    models.until(lambda: not gateway.ready(STARTER))
     field, button = models.field("Type a model ref")
     field.fill(HUB_MODEL)
     button.click()
