@@ -19,6 +19,7 @@ def test_ollama_pulls_with_progress_and_deletes(models: ModelsPage, gateway: Gat
     field, button = models.field("Enter model tag (e.g. mistral:7b)")
     field.fill(HUB_MODEL)
     button.click()
+    # Never the whole before it is there.
     percent = models.page.get_by_text(re.compile(r"^\s*(\d+(\.\d+)?)\s*%\s*$")).first
     percent.wait_for()
     models.photograph("pull")
