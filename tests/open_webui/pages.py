@@ -27,7 +27,7 @@ class WebPage:
         self._screenshots = screenshots
 
     def photograph(self, name: str) -> None:
-        self.page.screenshot(path=self._screenshots / f"{name}.png")
+        self.page.screenshot(path=self._screenshots / f"{name}.png", animations="disabled")
 
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
         """As `tests.support.until`, and the browser goes on meanwhile."""
