@@ -349,6 +349,9 @@ def test_a_description_states_what_suits_the_model() -> None:
 def test_progress() -> None:
     line = progress_line("m", {"stage": "downloading", "completed": 5, "total": 10})
     assert line == {"status": "pulling m", "digest": "m", "completed": 5, "total": 10}
-    assert "total" not in progress_line("m", {"stage": "downloading", "completed": 5, "total": None})
+    # A bar without a share would show 100 % in Open WebUI.
+    for completed, total in ((5, None), (0, 10)):
+        line = progress_line("m", {"stage": "downloading", "completed": completed, "total": total})
+        assert line == {"status": "pulling m"}
     assert progress_line("m", {"stage": "publishing", "completed": 1, "total": 1}) == {"status": "writing manifest"}
     assert "Q4_0" in progress_line("m", {"stage": "choosing", "option": "Q4_0", "reason": "it fits"})["status"]

@@ -45,14 +45,8 @@ _TASKS = {
             "minItems": 1,
             "maxItems": 2,
         },
-        "queries": {
-            "type": "array",
-            "items": {"type": "string", "minLength": 3, "maxLength": 60},
-            "minItems": 1,
-            "maxItems": 1,
-        },
     },
-    "required": ["title", "tags", "follow_ups", "queries"],
+    "required": ["title", "tags", "follow_ups"],
     "additionalProperties": False,
 }
 
@@ -101,7 +95,12 @@ def gateway(
 @pytest.fixture(scope="package", params=["openai", "ollama"])
 def connection(request: pytest.FixtureRequest, gateway: Gateway) -> Connection:
     chosen = {"temperature": 0, "max_tokens": MOST_TOKENS}
-    common = {"RAG_EMBEDDING_MODEL": EMBEDDER, "DEFAULT_MODEL_PARAMS": json.dumps(chosen)}
+    common = {
+        "RAG_EMBEDDING_MODEL": EMBEDDER,
+        "DEFAULT_MODEL_PARAMS": json.dumps(chosen),
+        # A model this small asks for something else than the user did.
+        "ENABLE_RETRIEVAL_QUERY_GENERATION": "false",
+    }
     if request.param == "openai":
         schema = {"type": "json_schema", "json_schema": {"name": "task", "schema": _TASKS}}
         provider = {"0": {"enable": True, "provider": "llama.cpp", "headers": {"X-Task": "{{TASK}}"}}}
@@ -111,6 +110,8 @@ def connection(request: pytest.FixtureRequest, gateway: Gateway) -> Connection:
             "OPENAI_API_CONFIGS": json.dumps(provider),
             "ENABLE_OLLAMA_API": "false",
             "RAG_EMBEDDING_ENGINE": "openai",
+            "RAG_OPENAI_API_BASE_URL": f"{gateway.url}/v1",
+            "RAG_OPENAI_API_KEY": KEY,
             "TASK_MODEL_PARAMS": json.dumps({"response_format": schema}),
         }
         return Connection("openai", common | environment, "/v1/chat/completions", "/v1/embeddings")

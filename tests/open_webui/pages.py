@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tests.support import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 # On a machine with much else to do even a short answer takes a while.
 PATIENCE_SECONDS = 300
+_POLL_MILLISECONDS = 50
 _SETTLED = re.compile(r"/c/[0-9a-f-]{36}$")
 
 
@@ -26,11 +27,14 @@ class WebPage:
         self._screenshots = screenshots
 
     def photograph(self, name: str) -> None:
-        self.page.screenshot(path=self._screenshots / f"{name}.png")
+        self.page.screenshot(path=self._screenshots / f"{name}.png", animations="disabled")
 
-    def until(self, condition: Any, seconds: float = PATIENCE_SECONDS) -> None:
-        """As `tests.support.until`; what the browser reports meanwhile is heard."""
-        until(lambda: (self.page.evaluate("1"), condition())[1], seconds=seconds)
+    def until(self, condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+        """As `tests.support.until`, and the browser goes on meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s"
+            self.page.wait_for_timeout(_POLL_MILLISECONDS)
 
     def get(self, path: str) -> Any:
         """What Open WebUI's own API says."""

@@ -26,7 +26,8 @@ def progress_line(model: str, event: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": f"choosing {event['option']}: {event['reason']}"}
     if stage != "downloading":
         return {"status": _STATUSES.get(stage, stage)}
-    line: dict[str, Any] = {"status": f"pulling {model}", "digest": model, "completed": event["completed"]}
-    if event.get("total") is not None:
-        line["total"] = event["total"]
-    return line
+    status = f"pulling {model}"
+    if not event["completed"] or event.get("total") is None:
+        # Open WebUI takes a line without a share that is there for the whole.
+        return {"status": status}
+    return {"status": status, "digest": model, "completed": event["completed"], "total": event["total"]}
