@@ -60,10 +60,14 @@ class LlmserveError(Exception):
         self.hint = hint
         self.retry_after = retry_after
 
+    @property
+    def explained(self) -> str:
+        """The message, and the hint if there is one."""
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
+
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
-        message = f"{self.message} (hint: {self.hint})" if self.hint else self.message
-        return {"error": {"message": message, "type": self.type, "param": self.param, "code": self.code}}
+        return {"error": {"message": self.explained, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class InvalidRequest(LlmserveError):

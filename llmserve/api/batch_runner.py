@@ -22,7 +22,7 @@ from llmserve.batches.check import check, expire, missing_input
 from llmserve.batches.journal import Journal
 from llmserve.batches.lines import BadInput, InputFile, InputLine, Problem
 from llmserve.batches.records import BatchRecord, Status
-from llmserve.batches.work import Work
+from llmserve.batches.work import Work, places_of
 from llmserve.errors import LlmserveError, NotFound
 from llmserve.fleet.waiting import set_within
 
@@ -33,8 +33,6 @@ _log = logging.getLogger(__name__)
 
 # Requests that are out at once while nobody knows how many the model computes at once.
 _FIRST_PLACES = 4
-# Embedding requests are short, and computed together as they come.
-_EMBEDDING_PLACES = 32
 # After the disk has failed.
 _REST_SECONDS = 30.0
 _SWEEP_SECONDS = 3600.0
@@ -270,9 +268,7 @@ class BatchRunner:
         own = statuses.pop(model, None)
         if self._gateway.draining or any(other.state == "loading" and other.waiting for other in statuses.values()):
             return 0
-        if own is None or own.plan is None:
-            return _FIRST_PLACES
-        return _EMBEDDING_PLACES if own.plan.kind == "embed" else own.plan.parallel
+        return _FIRST_PLACES if own is None or own.plan is None else places_of(own.plan)
 
 
 def _finish(store: BatchStore, id: str, journal: Journal, status: Status, problems: tuple[Problem, ...]) -> None:

@@ -17,6 +17,7 @@ from llmserve.api.batch_runner import BatchRunner
 from llmserve.api.dialect import Dialect, json_response
 from llmserve.api.form import UploadForm
 from llmserve.api.query import number, order_is_descending, page, read_query
+from llmserve.api.replies import ignored_headers
 from llmserve.api.tasks import until_hang_up
 from llmserve.batches.records import BatchRecord, new_batch_id
 from llmserve.errors import InvalidRequest, NotFound
@@ -141,8 +142,7 @@ class BatchRoutes:
 
 def _answer(shown: dict[str, Any], ignored_fields: tuple[str, ...]) -> Response:
     answer = json_response(shown)
-    if ignored_fields:
-        answer.headers["x-llmserve-ignored-fields"] = ", ".join(ignored_fields)
+    answer.raw_headers += ignored_headers(ignored_fields)
     return answer
 
 

@@ -15,7 +15,7 @@ from llmserve.api.entries import ModelEntries
 from llmserve.api.gateway import Gateway
 from llmserve.api.pulls import Pulls
 from llmserve.api.relay import Relay
-from llmserve.api.replies import HeaderList
+from llmserve.api.replies import ignored_headers
 from llmserve.api.upstream import Call
 from llmserve.openai.embeddings import EmbeddingRequest
 from llmserve.openai.json import dump_json
@@ -97,10 +97,7 @@ class Dialect:
 
     def relay(self, call: Call, ignored_fields: tuple[str, ...] = ()) -> Relay:
         """The response to `call`, in OpenAI's dialect."""
-        headers: HeaderList = []
-        if ignored_fields:
-            headers.append((b"x-llmserve-ignored-fields", ", ".join(ignored_fields).encode("ascii")))
-        return Relay(self.gateway, call, headers)
+        return Relay(self.gateway, call, ignored_headers(ignored_fields))
 
 
 def _worker_path(request: ModelRequest) -> tuple[str, ModelKind]:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from typing import Any
-from urllib.parse import parse_qs
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +13,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmserve.api.dialect import Dialect, json_response
-from llmserve.errors import InvalidRequest, LlmserveError
+from llmserve.api.query import named_model
+from llmserve.errors import LlmserveError
 from llmserve.openai.requests import ModelRequest
 
 _log = logging.getLogger(__name__)
@@ -91,11 +91,9 @@ class RouterRoutes:
         return json_response({"success": True})
 
     async def remove(self, request: Request) -> Response:
-        named = parse_qs(request.scope["query_string"].decode("latin-1")).get("model", [])
-        if len(named) != 1:
-            raise InvalidRequest("the query must name one model: `?model=NAME`", param="model")
-        await self._fleet.stop(named[0])
-        await asyncio.to_thread(self._dialect.store.remove, named[0])
+        model = named_model(request)
+        await self._fleet.stop(model)
+        await asyncio.to_thread(self._dialect.store.remove, model)
         return json_response({"success": True})
 
     async def _installed(self, request: Request) -> str:

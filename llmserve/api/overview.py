@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import parse_qs
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +16,7 @@ from llmserve import __version__
 from llmserve.api.dialect import json_response
 from llmserve.api.gateway import Gateway
 from llmserve.api.memory_use import MemoryUse, MemoryWatch
-from llmserve.errors import InvalidRequest
+from llmserve.api.query import named_model
 
 # However many look, the workers and the machine are asked once in so many seconds.
 FRESH_SECONDS = 1.0
@@ -43,11 +42,9 @@ class OverviewRoutes:
 
     async def plan(self, request: Request) -> Response:
         """How a model would be run on what is free now, and why."""
-        named = parse_qs(request.scope["query_string"].decode("latin-1")).get("model", [])
-        if len(named) != 1:
-            raise InvalidRequest("the query must name one model: `?model=NAME`", param="model")
-        preview = await self._gateway.fleet.preview(named[0])
-        return json_response({"model": named[0], **asdict(preview)})
+        model = named_model(request)
+        preview = await self._gateway.fleet.preview(model)
+        return json_response({"model": model, **asdict(preview)})
 
     async def problems(self, request: Request) -> Response:
         return json_response({"problems": self._gateway.problems.latest()})

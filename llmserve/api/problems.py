@@ -57,7 +57,7 @@ class Problems(logging.Handler):
     def refused(self, where: str, error: LlmserveError) -> None:
         """A request for `where` was answered with `error`. What is a fault of the program is in the log."""
         if error.status != 500:
-            self._note(Problem("warning", _shown(where), _shown(str(error.body()["error"]["message"])), error.status))
+            self._note(Problem("warning", _shown(where), _shown(error.explained), error.status))
 
     def refused_by_worker(self, where: str, status: int, body: bytes) -> None:
         """Likewise, with an error of the worker's in OpenAI's shape."""

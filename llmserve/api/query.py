@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs, parse_qsl
 
 from starlette.requests import Request
 
@@ -13,6 +13,14 @@ from llmserve.errors import InvalidRequest
 
 def read_query(request: Request) -> Mapping[str, str]:
     return dict(parse_qsl(request.scope["query_string"].decode("latin-1")))
+
+
+def named_model(request: Request) -> str:
+    """The model in the query. Raises `InvalidRequest` unless there is exactly one."""
+    named: list[str] = parse_qs(request.scope["query_string"].decode("latin-1")).get("model", [])
+    if len(named) != 1:
+        raise InvalidRequest("the query must name one model: `?model=NAME`", param="model")
+    return named[0]
 
 
 def number(query: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from llmserve.errors import LlmserveError
 
@@ -35,6 +35,11 @@ def error_headers(error: LlmserveError) -> HeaderList:
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers
+
+
+def ignored_headers(fields: Sequence[str]) -> HeaderList:
+    """What tells a client which of its fields nobody knows."""
+    return [(b"x-llmserve-ignored-fields", ", ".join(fields).encode("ascii"))] if fields else []
 
 
 def header_value(text: str) -> bytes:

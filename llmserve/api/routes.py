@@ -17,7 +17,7 @@ from llmserve.api.entries import ModelEntries
 from llmserve.api.gateway import Gateway
 from llmserve.api.pulls import Pulls, PullStream
 from llmserve.api.relay import Relay
-from llmserve.api.replies import HeaderList
+from llmserve.api.replies import ignored_headers
 from llmserve.api.tasks import until_hang_up
 from llmserve.api.upstream import Call
 from llmserve.errors import InvalidRequest
@@ -114,10 +114,7 @@ class Routes:
             body=body,
             request_id=request.state.request_id,
         )
-        headers: HeaderList = []
-        if parsed.ignored_fields:
-            headers.append((b"x-llmserve-ignored-fields", ", ".join(parsed.ignored_fields).encode("ascii")))
-        return Relay(self._gateway, call, headers)
+        return Relay(self._gateway, call, ignored_headers(parsed.ignored_fields))
 
     def _canonical(self, request: ModelRequest) -> bytes:
         """The body for the worker: with a limit where a request for text states none."""

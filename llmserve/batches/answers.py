@@ -17,6 +17,8 @@ _LONGEST_WAIT_SECONDS = 60.0
 _BUSY = frozenset({429, 503})
 # What may have to do with the request itself, so that it is not tried for ever.
 _FAILED = frozenset({500, 502, 504, 507})
+# What chats call the tokens that were read and written; responses have other names.
+_CHAT_NAMES = ("prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +127,6 @@ def _usage(body: Mapping[str, Any]) -> Usage:
         _count(usage, written),
         _count(usage.get(f"{written}_details"), "reasoning_tokens"),
     )
-
-
-_CHAT_NAMES = ("prompt_tokens", "completion_tokens")
 
 
 def _count(counts: object, name: str) -> int:

@@ -27,8 +27,7 @@ def check(file: InputFile, store: Store) -> Summary:
         try:
             store.find(model)
         except LlmserveError as error:
-            message = f"{error.message} (hint: {error.hint})" if error.hint else error.message
-            problems.append(Problem(error.code or "invalid_model", message, "body.model", line))
+            problems.append(Problem(error.code or "invalid_model", error.explained, "body.model", line))
     if problems:
         raise BadInput(tuple(problems))
     return summary

@@ -22,7 +22,7 @@ from typing import BinaryIO
 from llmserve.batches.answers import Answer, Usage
 from llmserve.errors import Conflict
 from llmserve.store.files import fsync_directory
-from llmserve.store.locks import open_lock, try_lock
+from llmserve.store.locks import take_lock
 
 _MAGIC = b"llmserve-batch 1 "
 _FIELDS = 7
@@ -56,10 +56,8 @@ class Journal:
         self._places: dict[int, _Place] = {}
         self._using = threading.Lock()
         self._end = 0
-        self._descriptor = open_lock(path)
+        self._descriptor = take_lock(path, Conflict("another process is at work on this batch"))
         try:
-            if not try_lock(self._descriptor):
-                raise Conflict("another process is at work on this batch")
             self._recover(_MAGIC + key.encode("ascii") + b"\n")
         except BaseException:
             self.close()

@@ -32,7 +32,7 @@ from llmserve.errors import (
     TooManyRequests,
 )
 from llmserve.store.files import private_directory
-from llmserve.store.locks import open_lock, try_lock
+from llmserve.store.locks import take_lock
 from llmserve.types import from_json, to_json
 
 DIRECTORY = "batches"
@@ -78,13 +78,12 @@ class BatchStore:
         self._uploads: set[Upload] = set()
         self._files = private_directory(directory) / "files"
         self._journals = directory / "journals"
-        self._lock = open_lock(directory / "lock")
+        other = Conflict(
+            "another server of this machine keeps the files and batches",
+            hint="ask that one, or give this one a data directory of its own with LLMSERVE_HOME",
+        )
+        self._lock = take_lock(directory / "lock", other)
         try:
-            if not try_lock(self._lock):
-                raise Conflict(
-                    "another server of this machine keeps the files and batches",
-                    hint="ask that one, or give this one a data directory of its own with LLMSERVE_HOME",
-                )
             for folder in (self._files, self._journals):
                 private_directory(folder)
             self._database = _open(directory / "batches.db")

@@ -8,11 +8,19 @@ from collections.abc import Awaitable, Callable, Iterable
 from llmserve.batches.answers import Answer, Reply, answer_to, refusal
 from llmserve.batches.journal import Journal
 from llmserve.batches.lines import InputLine
+from llmserve.types import EnginePlan
 
+# Embedding requests are short, and computed together as they come.
+_EMBEDDING_PLACES = 32
 # How often to look whether there is room again, where nothing that ends would tell.
 _LOOK_SECONDS = 0.25
 
 Ask = Callable[[InputLine], Awaitable[Reply]]
+
+
+def places_of(plan: EnginePlan) -> int:
+    """How many requests a model computes at once."""
+    return _EMBEDDING_PLACES if plan.kind == "embed" else plan.parallel
 
 
 class Work:

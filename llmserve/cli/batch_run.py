@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from llmserve.batches.answers import Reply
 from llmserve.batches.journal import Journal, WrongJournal
 from llmserve.batches.lines import InputFile, InputLine, Summary
-from llmserve.batches.work import Work
+from llmserve.batches.work import Work, places_of
 from llmserve.cli.batch_progress import Speed, shown_lines
 from llmserve.cli.terminal import status, talk
 from llmserve.errors import Conflict, StartupFailed
@@ -22,9 +22,6 @@ from llmserve.store.files import rename_durably, storage_errors
 
 if TYPE_CHECKING:
     from llmserve.client import Gateway
-
-# Embedding requests are short, and computed together as they come.
-_EMBEDDING_PLACES = 32
 
 
 class BatchRun:
@@ -116,9 +113,7 @@ def _places(gateway: Gateway, model: str) -> int:
     """How many requests for a model that is loaded are computed at once."""
     name = gateway.model(model)
     plan = next((status.plan for status in gateway.ps() if status.name == name), None)
-    if plan is None:
-        return 1
-    return _EMBEDDING_PLACES if plan.kind == "embed" else plan.parallel
+    return 1 if plan is None else places_of(plan)
 
 
 def _key(file: InputFile) -> str:

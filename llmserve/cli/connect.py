@@ -50,7 +50,8 @@ def command(client: str, model: str | None, show_key: bool, write: bool, file: P
     own = own_file(client, os.environ)
     if file is not None and not write:
         raise InvalidRequest("`--file` needs `--write`", param="file")
-    if write and (file or own) is None:
+    path = file or own
+    if write and path is None:
         raise InvalidRequest(
             f"{client} has no configuration file of its own",
             param="file",
@@ -64,10 +65,10 @@ def command(client: str, model: str | None, show_key: bool, write: bool, file: P
         )
     name, refusal = _model(settings, model)
     key = settings.api_key
-    if write:
+    if write and path is not None:
         if refusal is not None:
             raise refusal
-        _write(client, _connection(settings, name, key), file, own)
+        _write(client, _connection(settings, name, key), path, is_own=path == own)
         return
     if refusal is not None:
         key = _HIDDEN_KEY
@@ -133,15 +134,13 @@ def _preference(entry: Mapping[str, Any]) -> tuple[bool, int]:
     return entry.get("status", {}).get("value") == "loaded", entry.get("created", 0)
 
 
-def _write(client: str, connection: Connection, file: Path | None, own: Path | None) -> None:
+def _write(client: str, connection: Connection, path: Path, *, is_own: bool) -> None:
+    """Put the settings into the file at `path`; `is_own`: the one that the client reads by itself."""
     from llmserve.cli.config_file import rewrite
 
-    path = file or own
-    if path is None:
-        raise InvalidRequest(f"{client} has no configuration file", param="file")
     if client == "continue":
         older = path.with_name("config.json")
-        if path == own and older.exists() and not path.exists():
+        if is_own and older.exists() and not path.exists():
             raise Conflict(
                 f"Continue reads {older} now, and would no longer with a config.yaml beside it",
                 hint=f"move its settings there first, or `llmserve connect {client} --write --file {path}`",

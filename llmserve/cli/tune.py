@@ -95,13 +95,12 @@ def _refuse_other_kinds(installed: InstalledModel, info: ModelInfo) -> None:
 def _nobody_else_tunes(home: Path) -> Iterator[None]:
     """Hold the lock of all that measure with this data directory. Raises `Conflict`."""
     from llmserve.store.files import storage_errors
-    from llmserve.store.locks import open_lock, try_lock
+    from llmserve.store.locks import take_lock
 
+    other = Conflict("another `llmserve tune` is measuring", hint="wait until it has ended")
     with storage_errors("lock the data directory", StartupFailed):
-        descriptor = open_lock(home / "locks" / "tune")
+        descriptor = take_lock(home / "locks" / "tune", other)
     try:
-        if not try_lock(descriptor):
-            raise Conflict("another `llmserve tune` is measuring", hint="wait until it has ended")
         yield
     finally:
         os.close(descriptor)

@@ -36,7 +36,7 @@ from llmserve.errors import Conflict, InstallFailed, InsufficientStorage
 from llmserve.hardware.failure import ProbeFailed
 from llmserve.planning.formatting import human_bytes
 from llmserve.store.files import free_bytes, private_directory, require_space
-from llmserve.store.locks import open_lock, try_lock
+from llmserve.store.locks import take_lock
 from llmserve.store.scratch import scratch
 from llmserve.types import to_json
 
@@ -101,10 +101,9 @@ def refuse_used(folder: Path) -> None:
 
 @contextmanager
 def _only_installation(root: Path) -> Iterator[None]:
-    lock = open_lock(root / _LOCK)
+    running = Conflict("another installation is running", code="installing", hint="wait until it is done")
+    lock = take_lock(root / _LOCK, running)
     try:
-        if not try_lock(lock):
-            raise Conflict("another installation is running", code="installing", hint="wait until it is done")
         yield
     finally:
         os.close(lock)

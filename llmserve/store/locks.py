@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmserve.errors import StartupFailed
+from llmserve.errors import Conflict, StartupFailed
 from llmserve.store.files import storage_errors
 
 _RETRY_SECONDS = 0.1
@@ -51,6 +51,21 @@ class Locks:
 def open_lock(path: Path) -> int:
     """A descriptor of the lock file at `path`, created (mode 0600) if need be; not locked yet."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def take_lock(path: Path, taken: Conflict) -> int:
+    """The descriptor of the lock file at `path`, locked; the caller closes it.
+
+    Raises `taken` where another holds it, and `OSError`.
+    """
+    descriptor = open_lock(path)
+    try:
+        if not try_lock(descriptor):
+            raise taken
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def try_lock(descriptor: int) -> bool:
