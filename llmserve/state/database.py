@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llmserve.errors import StartupFailed
 from llmserve.planning.measurements import Knowledge, LoadMeasurement, RunMeasurement, TunedChoices
+from llmserve.store.locks import locked
 from llmserve.types import Engine, HardwareInfo, InstalledModel, from_json, to_json
 
 FILE_NAME = "state.db"
@@ -51,6 +52,7 @@ CREATE TABLE IF NOT EXISTS tuned (
     PRIMARY KEY (machine, model, build, shape)
 );
 """
+_UPGRADE = f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
 _OF = "machine = ? AND model = ? AND build = ?"
 
 logger = logging.getLogger(__name__)
@@ -162,26 +164,56 @@ class StateDatabase:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection to a database of this version. Raises `sqlite3.Error`."""
-        self._put_aside_if_unusable()
-        with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as database:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")
-            if database.execute("PRAGMA user_version").fetchone() != (_VERSION,):
-                database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        """A connection to a database of this version. Raises `sqlite3.Error` and `OSError`."""
+        if not self._is_current():
+            with locked(self._path.with_suffix(".lock")):
+                self._make_current()
+        with closing(self._connect(self._path)) as database:
             yield database
 
-    def _put_aside_if_unusable(self) -> None:
-        if not self._path.exists():
-            return
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        database = sqlite3.connect(path, timeout=_BUSY_SECONDS)
+        database.execute("PRAGMA synchronous = NORMAL")
+        return database
+
+    def _is_current(self) -> bool:
         try:
-            with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as database:
-                (version,) = database.execute("PRAGMA user_version").fetchone()
-                if version <= _VERSION:
-                    return
-                why = "it was written by a newer version"
+            return self._path.exists() and self._version() == _VERSION
         except sqlite3.OperationalError:
-            return  # in use or not readable: the caller meets that too, and nothing is wrong with the file
+            return True  # in use or not readable: the caller meets that too, and nothing is wrong with the file
+        except sqlite3.DatabaseError:
+            return False
+
+    def _version(self) -> int:
+        with closing(self._connect(self._path)) as database:
+            return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+    def _make_current(self) -> None:
+        """Make the database, bring an older one up to date, put aside what is neither; one process at a time."""
+        if self._is_current():
+            return
+        if self._path.exists():
+            self._put_aside_if_unusable()
+        if self._path.exists():
+            with closing(self._connect(self._path)) as database:
+                database.executescript(_UPGRADE)
+            return
+        # Made whole under another name: of those who open one file at the same time and switch it to the write-ahead
+        # log, SQLite turns some away at once, however long they are ready to wait.
+        new = self._path.with_name(f"{FILE_NAME}.new")
+        new.unlink(missing_ok=True)
+        with closing(self._connect(new)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(_UPGRADE)
+        new.replace(self._path)
+
+    def _put_aside_if_unusable(self) -> None:
+        try:
+            if self._version() <= _VERSION:
+                return
+            why = "it was written by a newer version"
+        except sqlite3.OperationalError:
+            return
         except sqlite3.DatabaseError as error:
             why = str(error)
         logger.warning("%s is put aside and begun anew: %s", FILE_NAME, why)

@@ -14,6 +14,7 @@ from llmserve.planning.measurements import Choices, DeviceBytes, Knowledge, Load
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
 from llmserve.state.database import KEPT, Key, StateDatabase, fingerprint, key_of
+from llmserve.store.locks import locked
 from llmserve.types import InstalledModel, LoadShape
 from tests.planning.machines import machine
 from tests.planning.models import SMOLLM2_135M
@@ -84,9 +85,20 @@ def test_many_write_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(write, range(16)))
     database = StateDatabase.in_home(tmp_path)
-    assert all(
-        database.knowledge(Key("machine", str(number), "build")).loads == (load(number),) for number in range(16)
-    )
+    kept = [database.knowledge(Key("machine", str(number), "build")).loads for number in range(16)]
+    assert kept == [(load(number),) for number in range(16)]
+
+
+def test_a_database_that_another_is_making_is_waited_for(database: StateDatabase, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    StateDatabase.in_home(elsewhere).record_load(KEY, load(1))
+    with ThreadPoolExecutor(1) as threads:
+        with locked(tmp_path / "state.lock"):
+            written = threads.submit(database.record_load, KEY, load(2))
+            (elsewhere / "state.db").replace(tmp_path / "state.db")
+        written.result()
+    assert database.knowledge(KEY).loads == (load(2), load(1))
 
 
 def test_a_damaged_file_is_put_aside(database: StateDatabase, tmp_path: Path) -> None:
