@@ -24,7 +24,7 @@ from llmserve.llama.prefix_keeper import PrefixKeeper
 from llmserve.llama.prompt import PromptBuilder
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.sequence import Sequence as TokenSequence
-from llmserve.llama.speculation import Speculation
+from llmserve.llama.speculation import Experience, Speculation
 from llmserve.llama.text_output import Echo, TextOutput
 from llmserve.llama.text_stream import TextStream
 from llmserve.openai.requests import ChatRequest, CompletionRequest, SamplingRequest
@@ -166,6 +166,7 @@ class Service:
         self._output = output
         self._prompts = prompts
         self._constraints = constraints
+        self._drafted = Experience()
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         # Of its own, so that nobody's prompt waits for another's grammar.
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="compile")
@@ -276,7 +277,8 @@ class Service:
             return TokenSequence(list(prompt), len(prompt), longest, streamed)
         drafter = Drafter(ends=frozenset(self.model.ends))
         drafter.propose(prompt, 0)  # indexes the prompt here, where nobody waits for the next step
-        return TokenSequence(list(prompt), len(prompt), longest, streamed, speculation=Speculation(drafter))
+        speculation = Speculation(drafter, self._drafted)
+        return TokenSequence(list(prompt), len(prompt), longest, streamed, speculation=speculation)
 
     def _parameters(self, request: SamplingRequest) -> SamplingParameters:
         bias = request.logit_bias or {}

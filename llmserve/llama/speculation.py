@@ -15,9 +15,11 @@ _STEP_WEIGHT = 1 / 32
 # (in rows squared) that is held against measurements. Without new ones it slowly returns, so drafts are tried again.
 _ASSUMED_SHARE = 0.3
 _ASSUMED_WEIGHT = 0.05
-# A sequence starts as if so many of so many drafted tokens had been right, and forgets by this factor with each draft.
-_ASSUMED_HITS, _ASSUMED_TRIALS = 1.2, 2.0
+# A sequence starts as if so many drafted tokens had been tried, and forgets by this factor with each draft.
+_ASSUMED_TRIALS = 2.0
 _MEMORY = 0.9
+# The same for all sequences together, and what they start from.
+_SHARED_TRIALS, _SHARED_MEMORY, _ASSUMED_RATE = 20.0, 0.99, 0.6
 # A row must promise this much more than it costs: it also takes a cell of the cache and lengthens others' gaps.
 _MARGIN = 1.15
 
@@ -64,11 +66,12 @@ def may_pay(price: float) -> bool:
     return price * _MARGIN < 1
 
 
-class Acceptance:
-    """How often one sequence's drafted tokens were right, recently."""
+class Hits:
+    """How often drafted tokens were right, recently: `trials` were as if `rate` of them had been, to begin with."""
 
-    def __init__(self) -> None:
-        self._hits, self._trials = _ASSUMED_HITS, _ASSUMED_TRIALS
+    def __init__(self, rate: float, trials: float, memory: float) -> None:
+        self._hits, self._trials = rate * trials, trials
+        self._memory = memory
 
     @property
     def rate(self) -> float:
@@ -77,8 +80,30 @@ class Acceptance:
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Of `drafted` tokens the first `accepted` were right; those after the first wrong one were never tried."""
-        self._hits = self._hits * _MEMORY + accepted
-        self._trials = self._trials * _MEMORY + min(accepted + 1, drafted)
+        self._hits = self._hits * self._memory + accepted
+        self._trials = self._trials * self._memory + min(accepted + 1, drafted)
+
+
+class Experience(Hits):
+    """How often the drafts of all sequences of a model were right: what a new one is expected to begin with.
+
+    Where nobody's text repeats itself, sampled text above all, a new answer then costs no rows to find that out again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_ASSUMED_RATE, _SHARED_TRIALS, _SHARED_MEMORY)
+
+
+class Acceptance(Hits):
+    """How often one sequence's drafted tokens were right."""
+
+    def __init__(self, experience: Experience) -> None:
+        super().__init__(experience.rate, _ASSUMED_TRIALS, _MEMORY)
+        self._experience = experience
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        super().observe(drafted, accepted)
+        self._experience.observe(drafted, accepted)
 
     def length(self, price: float, most: int = MOST_DRAFTED) -> int:
         """How many tokens to draft where a row costs `price` tokens: until one promises no more than that."""
@@ -105,9 +130,9 @@ class Speculation:
     So a sequence whose text begins to repeat itself is noticed without having cost a row.
     """
 
-    def __init__(self, drafter: Drafter) -> None:
+    def __init__(self, drafter: Drafter, experience: Experience) -> None:
         self._drafter = drafter
-        self.acceptance = Acceptance()
+        self.acceptance = Acceptance(experience)
         self._guess: _Guess | None = None
 
     def draft(self, tokens: Sequence[int], price: float, most: int = MOST_DRAFTED) -> list[int]:

@@ -17,7 +17,7 @@ from llmserve.llama.kv_cache import Limits, UnifiedCache
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Sequence
-from llmserve.llama.speculation import MOST_DRAFTED, Speculation, StepCost
+from llmserve.llama.speculation import MOST_DRAFTED, Experience, Speculation, StepCost
 from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.text_stream import TextStream
 from llmserve.llama.token_rule import TokenRule
@@ -294,7 +294,7 @@ class Likeliest(Speculation):
     """Drafts what the model finds likeliest, which a sampled text mostly but not always goes on with."""
 
     def __init__(self) -> None:
-        super().__init__(Drafter())
+        super().__init__(Drafter(), Experience())
 
     def draft(self, tokens: Collection[int], price: float, most: int = MOST_DRAFTED) -> list[int]:
         text = list(tokens)

@@ -14,7 +14,7 @@ from llmserve.llama.engine import OutOfRoom
 from llmserve.llama.kv_cache import Limits, UnifiedCache
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Phase, Sequence
-from llmserve.llama.speculation import MOST_DRAFTED, Speculation
+from llmserve.llama.speculation import MOST_DRAFTED, Experience, Speculation
 from llmserve.llama.split_cache import SplitCache
 from llmserve.llama.step_budget import StepBudget
 from tests.llama.fake_runner import FakeRunner, next_token
@@ -93,7 +93,7 @@ class Guessing(Speculation):
     """Drafts whatever they cost, right for a random number of tokens."""
 
     def __init__(self, rng: random.Random) -> None:
-        super().__init__(Drafter())
+        super().__init__(Drafter(), Experience())
         self._rng = rng
 
     def draft(self, tokens: Collection[int], price: float, most: int = MOST_DRAFTED) -> list[int]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmserve.llama.draft import Drafter
-from llmserve.llama.speculation import MOST_DRAFTED, Acceptance, Speculation, StepCost
+from llmserve.llama.speculation import MOST_DRAFTED, Acceptance, Experience, Speculation, StepCost
 
 
 def measured(fixed: float, per_row: float, sizes: list[int], noise: float = 0.0) -> StepCost:
@@ -27,7 +27,7 @@ def test_a_fuller_batch_makes_rows_dearer() -> None:
     cost = measured(0.004, 0.0024, [1, 5, 1, 9, 3, 1, 2] * 20)
     prices = [cost.price(decoding) for decoding in (1, 2, 4, 8, 16, 64)]
     assert prices == sorted(prices)
-    assert Acceptance().length(prices[-1]) == 0
+    assert Acceptance(Experience()).length(prices[-1]) == 0
 
 
 def test_without_measurements_of_other_sizes_a_guess_stands_in_and_comes_back() -> None:
@@ -48,7 +48,7 @@ def test_a_price_stays_a_share_whatever_was_measured() -> None:
 
 
 def test_the_rate_follows_what_is_accepted() -> None:
-    acceptance = Acceptance()
+    acceptance = Acceptance(Experience())
     for _ in range(60):
         acceptance.observe(4, 4)
     assert acceptance.rate > 0.95
@@ -64,7 +64,7 @@ def test_the_rate_follows_what_is_accepted() -> None:
 def test_a_draft_is_as_long_as_its_last_token_promises_more_than_it_costs(price: float) -> None:
     lengths = []
     for right in range(9):
-        acceptance = Acceptance()
+        acceptance = Acceptance(Experience())
         for _ in range(100):
             acceptance.observe(8, right)
         length = acceptance.length(price)
@@ -79,7 +79,7 @@ def test_a_draft_is_as_long_as_its_last_token_promises_more_than_it_costs(price:
 
 
 def test_a_free_row_is_always_taken_and_the_bound_holds() -> None:
-    acceptance = Acceptance()
+    acceptance = Acceptance(Experience())
     assert acceptance.length(0.0, 3) == 3
     assert acceptance.length(0.01, 1) == 1
     assert acceptance.length(0.01, 0) == 0
@@ -101,7 +101,7 @@ class Text:
 
 
 def rows_and_steps(text: Text, until: int, price: float) -> tuple[int, int]:
-    speculation = Speculation(Drafter())
+    speculation = Speculation(Drafter(), Experience())
     rows = steps = 0
     while len(text.tokens) < until:
         rows += text.step(speculation.draft(text.tokens, price))
@@ -124,11 +124,36 @@ def test_text_whose_guesses_are_wrong_soon_costs_no_rows() -> None:
     assert rows < steps * 1.1
 
 
+def test_an_answer_starts_from_what_became_of_the_drafts_of_others() -> None:
+    random, experience = np.random.default_rng(0), Experience()
+
+    def rows_for_ten_answers(price: float) -> tuple[int, int]:
+        rows = steps = 0
+        for _ in range(10):
+            future = [token for fresh in random.integers(10, 50_000, 40).tolist() for token in (1, 2, fresh)]
+            text, speculation = Text(future, 60), Speculation(Drafter(), experience)
+            while len(text.tokens) < 110:
+                rows += text.step(speculation.draft(text.tokens, price))
+                steps += 1
+        return rows, steps
+
+    rows, steps = rows_for_ten_answers(0.3)
+    assert rows > steps, "none knew better at first"
+    rows, steps = rows_for_ten_answers(0.3)
+    assert rows == steps
+    quoted = random.integers(0, 50_000, 400).tolist()
+    text, speculation, steps = Text(quoted + quoted, 410), Speculation(Drafter(), experience), 0
+    while len(text.tokens) < 780:
+        text.step(speculation.draft(text.tokens, 0.3))
+        steps += 1
+    assert steps < 370 / 4, "a text that repeats itself is still noticed"
+
+
 def test_drafts_that_were_not_checked_still_count() -> None:
     """At a price too high nothing is drafted; when it falls, the rate is already known."""
     quoted = list(range(100, 400))
     text = Text(quoted * 2, 310)
-    speculation = Speculation(Drafter())
+    speculation = Speculation(Drafter(), Experience())
     for _ in range(100):
         assert speculation.draft(text.tokens, 1.0) == []
         text.step([])
@@ -137,6 +162,6 @@ def test_drafts_that_were_not_checked_still_count() -> None:
 
 
 def test_a_full_batch_drafts_nothing() -> None:
-    speculation = Speculation(Drafter())
+    speculation = Speculation(Drafter(), Experience())
     assert speculation.draft([1, 2, 3, 1, 2, 3], 0.1, 0) == []
     assert speculation.draft([1, 2, 3, 1, 2, 3], 0.1, -2) == []
