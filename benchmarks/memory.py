@@ -8,6 +8,7 @@ where one is off by more than a tenth.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -51,12 +52,12 @@ async def measure(path: Path, decided: EnginePlan, folder: Path) -> int:
         await worker.client.aclose()
 
 
-async def main(path: Path) -> int:
+async def compare(path: Path, contexts: list[int], kv_types: list[KvType]) -> int:
     hardware, model = probe(), inspect_model(path)
     worst = 0.0
     print("context  kv type  estimated MiB  measured MiB    off")
-    for context in CONTEXTS:
-        for kv_type in get_args(KvType):
+    for context in contexts:
+        for kv_type in kv_types:
             decided = plan(hardware, model, Settings(context=context, kv_type=kv_type, parallel=4, gpu_layers=0))
             ram = decided.memory[0]
             estimated = ram.total - ram.saved_prefixes
@@ -71,5 +72,14 @@ async def main(path: Path) -> int:
     return 0 if worst <= MOST_OFF else 1
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("model", type=Path, help="a GGUF file")
+    parser.add_argument("--contexts", type=int, nargs="*", default=CONTEXTS)
+    parser.add_argument("--kv-types", nargs="*", choices=get_args(KvType), default=get_args(KvType))
+    asked = parser.parse_args()
+    return asyncio.run(compare(asked.model.resolve(), asked.contexts, asked.kv_types))
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(Path(sys.argv[1]).resolve())))
+    sys.exit(main())

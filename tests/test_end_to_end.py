@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import psutil
 import pytest
 
+from llmserve.openai.sse import DONE
 from tests.support import runs, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 MODEL = "smollm2:135m"
+KILLS = int(os.environ.get("LLMSERVE_TEST_REAL_KILLS", "2"))
+STREAMS = 64
 SYSTEM = {"role": "system", "content": "You are a helpful AI assistant."}
 
 
@@ -110,6 +116,67 @@ def test_a_worker_killed_mid_stream_costs_that_stream_alone(served: ServedModel)
     assert "Paris" in served.chat("What is the capital of France?").choices[0].message.content
     (successor,) = served.workers()
     assert successor.pid != worker.pid
+
+
+class Streams:
+    """64 streams of one worker, which is killed as soon as all its slots write."""
+
+    def __init__(self, served: ServedModel) -> None:
+        self._served = served
+        self._killed_at: float | None = None
+        self._writing = 0
+        self.ends: Counter[str] = Counter()
+        self.told_after = 0.0
+
+    async def run(self) -> None:
+        limits = httpx2.Limits(max_connections=None)
+        base = f"http://127.0.0.1:{self._served.port}"
+        async with httpx2.AsyncClient(base_url=base, trust_env=False, timeout=120, limits=limits) as client:
+            await asyncio.gather(*(self._stream(client, number) for number in range(STREAMS)))
+
+    async def _stream(self, client: httpx2.AsyncClient, number: int) -> None:
+        body = {"model": MODEL, "prompt": f"{number}, {number + 1},", "max_tokens": 12, "ignore_eos": True}
+        async with client.stream("POST", "/v1/completions", json={**body, "stream": True}) as answer:
+            assert answer.status_code == 200
+            received = b""
+            async for piece in answer.aiter_raw():
+                received += piece
+                self._read()
+        if received.endswith(DONE):
+            assert received.count(b"data: ") >= 2
+            self.ends["whole"] += 1
+        else:
+            assert b'data: {"error"' in received
+            assert self._killed_at is not None
+            self.told_after = max(self.told_after, time.monotonic() - self._killed_at)
+            self.ends["told"] += 1
+
+    def _read(self) -> None:
+        self._writing += 1
+        if self._killed_at is None and self._writing >= 8:
+            (worker,) = self._served.workers()
+            self._killed_at = time.monotonic()
+            worker.kill()
+
+
+@pytest.mark.timeout(300 + 60 * KILLS)
+def test_kill_9_under_64_streams(served: ServedModel) -> None:
+    """What has begun is told, what has not is answered by the next worker. Prints how long both took at most."""
+    ends: Counter[str] = Counter()
+    told_after = back_after = 0.0
+    for _ in range(KILLS):
+        streams = Streams(served)
+        asyncio.run(streams.run())
+        asked = time.monotonic()
+        assert "Paris" in served.chat("What is the capital of France?", max_tokens=8).choices[0].message.content
+        back_after = max(back_after, time.monotonic() - asked)
+        assert streams.ends.total() == STREAMS
+        ends += streams.ends
+        told_after = max(told_after, streams.told_after)
+    assert served.process.poll() is None
+    assert ends["told"] > 0
+    assert told_after < 1
+    print(f"{KILLS} kills: {dict(ends)}; told after {told_after:.2f} s, answered again after {back_after:.2f} s")
 
 
 def test_a_killed_gateway_leaves_no_worker(starter_home: Path) -> None:
