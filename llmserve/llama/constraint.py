@@ -140,16 +140,14 @@ class Constraint:
         """`token` was chosen. False where it did not fit, or where there is a `failure` now."""
         return self._charge(self._matcher.consume_token, token) is True and self.failure is None
 
-    def jump(self) -> list[int]:
-        """Accept all tokens that are forced next, and return them: they need not be sampled. Often none.
+    def forced(self) -> list[int]:
+        """The tokens that nothing else can come instead of, as the model would have split their text. Often none.
 
-        Tokens as the model would have split the text; never an end of text.
+        Nothing is accepted; never an end of text.
         """
         if self.failure is not None:
             return []
         forced: list[int] = self._charge(self._matcher.compute_ff_tokens)
-        if forced:
-            self._charge(self._matcher.consume_tokens, forced)
         return forced if self.failure is None else []
 
     @property

@@ -39,6 +39,12 @@ class Generation:
     started: float | None = None
     first_token: float | None = None
 
+    def follow(self, rule: TokenRule | None) -> None:
+        """Hold the answer to `rule`, and draft what the rule forces."""
+        self.constraint = rule
+        if rule is not None and self.sequence.speculation is not None:
+            self.sequence.speculation.forced = rule.forced
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:

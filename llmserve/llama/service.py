@@ -186,7 +186,7 @@ class Service:
         outputs = [output.choice(ending, constraint.fork() if constraint else None) for _ in generations]
         for generation, choice in zip(generations, outputs, strict=True):
             generation.shown = output.shown
-            generation.constraint = choice.rule
+            generation.follow(choice.rule)
             choice.scores = ContentScores(self.model.spelling) if generation.top is not None else None
         await self._bring_prefixes(generations[:1])
         return Answer(self.engine, generations, 1, outputs)
@@ -220,7 +220,7 @@ class Service:
         grammar = Grammar.of_request(request.response_format, request.structured_outputs)
         constraint = await self._compile(lambda: [grammar] if grammar is not None else [])
         for generation in generations:
-            generation.constraint = constraint.fork() if constraint is not None else None
+            generation.follow(constraint.fork() if constraint is not None else None)
         await self._bring_prefixes(generations[:: request.n])
         return Answer(self.engine, generations, len(request.prompt), outputs)
 

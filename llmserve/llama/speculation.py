@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llmserve.llama.draft import Drafter
@@ -20,6 +20,8 @@ _ASSUMED_TRIALS = 2.0
 _MEMORY = 0.9
 # The same for all sequences together, and what they start from.
 _SHARED_TRIALS, _SHARED_MEMORY, _ASSUMED_RATE = 20.0, 0.99, 0.6
+# Text that a rule forces is split into the expected tokens almost always.
+_FORCED_TRIALS, _FORCED_RATE = 5.0, 0.95
 # A row must promise this much more than it costs: it also takes a cell of the cache and lengthens others' gaps.
 _MARGIN = 1.15
 
@@ -83,6 +85,15 @@ class Hits:
         self._hits = self._hits * self._memory + accepted
         self._trials = self._trials * self._memory + min(accepted + 1, drafted)
 
+    def length(self, price: float, most: int = MOST_DRAFTED) -> int:
+        """How many tokens to draft where a row costs `price` tokens: until one promises no more than that."""
+        least = price * _MARGIN
+        if self.rate <= least:
+            return 0
+        if self.rate >= 1 or least <= 0:
+            return most
+        return min(most, int(math.log(least) / math.log(self.rate)))
+
 
 class Experience(Hits):
     """How often the drafts of all sequences of a model were right: what a new one is expected to begin with.
@@ -105,22 +116,14 @@ class Acceptance(Hits):
         super().observe(drafted, accepted)
         self._experience.observe(drafted, accepted)
 
-    def length(self, price: float, most: int = MOST_DRAFTED) -> int:
-        """How many tokens to draft where a row costs `price` tokens: until one promises no more than that."""
-        least = price * _MARGIN
-        if self.rate <= least:
-            return 0
-        if self.rate >= 1 or least <= 0:
-            return most
-        return min(most, int(math.log(least) / math.log(self.rate)))
-
 
 @dataclass(slots=True)
 class _Guess:
-    """A draft and the length of the text it was made for."""
+    """A draft, the length of the text it was made for, and the hits it is counted among."""
 
     start: int
     tokens: list[int]
+    hits: Hits
 
 
 class Speculation:
@@ -128,11 +131,17 @@ class Speculation:
 
     A draft that does not pay is not given to the model but remembered, and compared with what the model writes anyway.
     So a sequence whose text begins to repeat itself is noticed without having cost a row.
+
+    `forced` may be set to what tells the tokens that a rule leaves no choice about: a model that may write nothing but
+    the next key of an object is drafted that key. They are checked like others, since the same text can be split into
+    other tokens.
     """
 
     def __init__(self, drafter: Drafter, experience: Experience) -> None:
         self._drafter = drafter
         self.acceptance = Acceptance(experience)
+        self.forced: Callable[[], list[int]] | None = None
+        self._splits = Hits(_FORCED_RATE, _FORCED_TRIALS, _MEMORY)
         self._guess: _Guess | None = None
 
     def draft(self, tokens: Sequence[int], price: float, most: int = MOST_DRAFTED) -> list[int]:
@@ -142,9 +151,13 @@ class Speculation:
         cache and the answer's own limit have room for, and says 0 where the batch is full.
         """
         self._count_guess(tokens)
-        proposal = self._drafter.propose(tokens, MOST_DRAFTED)
-        self._guess = _Guess(len(tokens), proposal) if proposal else None
-        return proposal[: self.acceptance.length(price, max(0, most))]
+        forced = self.forced()[:MOST_DRAFTED] if self.forced is not None and most > 0 else []
+        proposal = self._drafter.propose(tokens, 0 if forced else MOST_DRAFTED)
+        hits: Hits = self.acceptance
+        if forced:
+            proposal, hits = forced, self._splits
+        self._guess = _Guess(len(tokens), proposal, hits) if proposal else None
+        return proposal[: hits.length(price, max(0, most))]
 
     def _count_guess(self, tokens: Sequence[int]) -> None:
         guess = self._guess
@@ -154,4 +167,4 @@ class Speculation:
         hits = 0
         while hits < len(written) and written[hits] == guess.tokens[hits]:
             hits += 1
-        self.acceptance.observe(min(len(guess.tokens), len(written)), hits)
+        guess.hits.observe(min(len(guess.tokens), len(written)), hits)

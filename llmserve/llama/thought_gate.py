@@ -83,12 +83,10 @@ class ThoughtGate:
             self._budget.done = True
         return self._rule is None or self._rule.accept(token)
 
-    def jump(self) -> list[int]:
+    def forced(self) -> list[int]:
         if self._forced:
-            forced = list(self._forced)
-            self._forced.clear()
-            return forced
-        return self._rule.jump() if self._answering and self._rule is not None else []
+            return list(self._forced)
+        return self._rule.forced() if self._answering and self._rule is not None else []
 
     @property
     def _answering(self) -> bool:

@@ -35,6 +35,9 @@ class TokenRule(Protocol):
         """`token` was chosen. False where it did not fit, or where there is a `failure` now."""
         ...
 
-    def jump(self) -> list[int]:
-        """Accept all tokens that are forced next, and return them: they need not be sampled. Often none."""
+    def forced(self) -> list[int]:
+        """The tokens that nothing else can come instead of, as the model would have split their text. Often none.
+
+        Nothing is accepted; the same text may still be written in other tokens.
+        """
         ...

@@ -102,16 +102,17 @@ def test_an_end_is_accepted_where_the_text_is_whole(constraints: ConstraintFacto
     assert constraint.complete
 
 
-def test_forced_tokens_are_given_without_sampling(constraints: ConstraintFactory) -> None:
+def test_forced_tokens_are_told_before_they_are_written(constraints: ConstraintFactory) -> None:
     constraint = constraints.compile(grammar("regex", "(one|two) and three[!?]"))
-    assert constraint.jump() == []
+    assert constraint.forced() == []
     feed(constraint, b"o")
-    text = b""
-    while forced := constraint.jump():
-        text += b"".join(TOKENS[token] for token in forced)
+    forced = constraint.forced()
+    assert forced == constraint.forced(), "nothing was accepted"
+    text = b"".join(TOKENS[token] for token in forced)
     assert b"ne and three".startswith(text)
     assert len(text) > 5
-    feed(constraint, b"ne and three"[len(text) :])
+    feed(constraint, b"ne and three")
+    assert constraint.forced() == []
     assert spelt(constraint) == {b"!", b"?"}
 
 
@@ -132,7 +133,7 @@ def test_a_token_that_does_not_fit_ends_its_sequence_alone(constraints: Constrai
     assert isinstance(first.failure, InvalidRequest)
     assert first.failure.param == "structured_outputs.regex"
     assert allowed(first) == []
-    assert (first.complete, first.allows(ord("a")), first.jump()) == (False, False, [])
+    assert (first.complete, first.allows(ord("a")), first.forced()) == (False, False, [])
     feed(second, b"abc")
     assert second.complete
 

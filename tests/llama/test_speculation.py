@@ -165,3 +165,28 @@ def test_a_full_batch_drafts_nothing() -> None:
     speculation = Speculation(Drafter(), Experience())
     assert speculation.draft([1, 2, 3, 1, 2, 3], 0.1, 0) == []
     assert speculation.draft([1, 2, 3, 1, 2, 3], 0.1, -2) == []
+
+
+def test_forced_tokens_go_before_guesses() -> None:
+    speculation = Speculation(Drafter(), Experience())
+    forced: list[int] = [7, 8, 9]
+    speculation.forced = lambda: forced
+    assert speculation.draft([1, 2, 3, 1, 2, 3], 0.3) == [7, 8, 9]
+    forced = []
+    assert speculation.draft([1, 2, 3, 1, 2, 3, 7, 8, 9, 1, 2, 3], 0.3)[:1] == [7]
+    forced = list(range(40))
+    assert speculation.draft([1, 2, 3], 0.3) == forced[:MOST_DRAFTED]
+    assert speculation.draft([1, 2, 3], 0.3, 0) == []
+
+
+def test_forced_tokens_that_are_split_otherwise_are_given_up_and_say_nothing_of_guesses() -> None:
+    speculation, tokens = Speculation(Drafter(), Experience()), [1, 2, 3]
+    speculation.forced = lambda: [7, 8, 9]
+    rate = speculation.acceptance.rate
+    drafted = []
+    for _ in range(10):
+        drafted.append(len(speculation.draft(tokens, 0.5)))
+        tokens = [*tokens, 10 + len(tokens)]
+    assert drafted[0] == 3
+    assert drafted[-1] == 0
+    assert speculation.acceptance.rate == rate

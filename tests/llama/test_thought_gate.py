@@ -38,7 +38,7 @@ class Exactly:
         del self._tokens[:1]
         return fits
 
-    def jump(self) -> list[int]:
+    def forced(self) -> list[int]:
         return []
 
 
@@ -109,10 +109,14 @@ def test_a_used_up_budget_forces_the_end(inside: bool) -> None:
     assert allowed(tokens) == {YES}
 
 
-def test_forced_tokens_need_not_be_sampled() -> None:
+def test_forced_tokens_are_told_before_they_are_written() -> None:
     tokens = gate(None, 0, inside=True)
-    assert tokens.jump() == [LINE, CLOSE, LINES]
-    assert tokens.jump() == []
+    assert tokens.forced() == tokens.forced() == [LINE, CLOSE, LINES]
+    assert tokens.accept(LINE)
+    assert tokens.forced() == [CLOSE, LINES]
+    assert tokens.accept(CLOSE)
+    assert tokens.accept(LINES)
+    assert tokens.forced() == []
     assert allowed(tokens) == ALL
 
 
