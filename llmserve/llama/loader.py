@@ -33,6 +33,7 @@ from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.templates import DEFAULT, NAMES, Templates
 from llmserve.llama.tokens import TokenService
 from llmserve.openai.chat_input import ChatInput
+from llmserve.planning.rules import FEW_STREAMS
 from llmserve.types import EnginePlan
 
 if TYPE_CHECKING:
@@ -146,8 +147,12 @@ class Loader:
             loop.call_soon_threadsafe,
         )
         if plan.kv_layout == "split" and slots < plan.parallel:
-            full = _limits(plan, plan.parallel, cache.longest * plan.parallel, cuttable=runner.cuttable)
-            engine.growth = Growth(runner, scheduler, full, engine.call)
+            stages = [
+                _limits(plan, streams, cache.longest * streams, cuttable=runner.cuttable)
+                for streams in sorted({min(FEW_STREAMS, plan.parallel), plan.parallel})
+                if streams > slots
+            ]
+            engine.growth = Growth(runner, scheduler, stages, engine.call)
         context = min(plan.context, cache.longest)
         templates = self._templates(runner)
         prompts = PromptBuilder(vocabulary, templates, context)

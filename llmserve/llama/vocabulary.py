@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Collection
+from functools import cached_property, partial
 from typing import Any
 
 import llama_cpp
+import numpy as np
+import numpy.typing as npt
 
 
 class Vocabulary:
@@ -63,12 +66,8 @@ class Vocabulary:
 
     def control_texts(self) -> tuple[str, ...]:
         """How the control tokens are written, longest first."""
-        texts = {
-            self._read_piece(token, special=True).decode(errors="replace")
-            for token in range(self.size)
-            if llama_cpp.llama_vocab_is_control(self._vocab, token)
-            or llama_cpp.llama_vocab_get_attr(self._vocab, token) & llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-        }
+        control = self._with_attributes(llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN)
+        texts = {self._read_piece(token, special=True).decode(errors="replace") for token in control}
         return tuple(sorted((text for text in texts if text), key=len, reverse=True))
 
     def text(self, token: int) -> str:
@@ -97,16 +96,23 @@ class Vocabulary:
 
     def special(self) -> list[int]:
         """The tokens that are not text: control tokens, and the user-defined ones that look like those."""
-        return [token for token in range(self.size) if self._is_special(token)]
+        control = self._with_attributes(llama_cpp.LLAMA_TOKEN_ATTR_CONTROL)
+        defined = [
+            token
+            for token in self._with_attributes(llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED)
+            if (written := self._read_piece(token, special=True)).startswith(b"<") and written.endswith(b">")
+        ]
+        return sorted({*control, *defined})
 
-    def _is_special(self, token: int) -> bool:
-        attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
-        if attributes & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL:
-            return True
-        if not attributes & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED:
-            return False
-        written = self._read_piece(token, special=True)
-        return written.startswith(b"<") and written.endswith(b">")
+    def _with_attributes(self, some: int) -> list[int]:
+        """The tokens that have one of these attributes."""
+        return [int(token) for token in np.flatnonzero(self._attributes & some)]
+
+    @cached_property
+    def _attributes(self) -> npt.NDArray[np.int32]:
+        """int32 [size], llama.cpp's attributes of each token: read once, which takes a while for a large vocabulary."""
+        read = partial(llama_cpp.llama_vocab_get_attr, self._vocab)
+        return np.fromiter(map(read, range(self.size)), dtype=np.int32, count=self.size)
 
     @property
     def handle(self) -> Any:

@@ -284,8 +284,8 @@ def _with_streams(task: _Task, demand: Demand, attempt: Callable[[Demand], Place
         return None
     if task.measured.kv_layout == "unified":
         return None
-    # While the cache grows, the first streams lie beside all of them.
-    streams = demand.parallel + rules.FIRST_STREAMS
+    # While the cache grows, the few streams lie beside all of them.
+    streams = demand.parallel + rules.FEW_STREAMS
     if attempt(replace(demand, cells=streams * padded(demand.context), parallel=streams, layout="split")) is None:
         return None
     return attempt(replace(demand, cells=cells, layout="split"))

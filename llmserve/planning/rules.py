@@ -23,9 +23,11 @@ MICRO_BATCH = 512
 SPARE_ROWS = 32
 
 MOST_STREAM_BYTES = 8 * GIB
-# Streams that a split cache has from the start: enough for somebody who chats, and the titles that clients ask for
+# Streams that a split cache has from the start: enough for somebody who chats, and the title that clients ask for
 # beside it. Clearing more of them is most of what a cold first answer would wait for.
-FIRST_STREAMS = 4
+FIRST_STREAMS = 2
+# Streams that it grows to, before it gets all.
+FEW_STREAMS = 4
 # On the disk, of all models together: some conversations of a large model, or tool blocks of many.
 PREFIX_DISK_BYTES = 2_000_000_000
 

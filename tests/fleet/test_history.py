@@ -54,8 +54,8 @@ def test_a_split_cache_is_not_expected_to_be_open_as_a_whole(database: StateData
     hardware = machine("xeon_amx")
     decided = plan(hardware, SMOLLM2_135M, Settings())
     ram = decided.memory[0]
-    assert (decided.kv_layout, decided.first_streams, decided.parallel) == ("split", 4, 16)
-    expected = ram.weights + ram.kv_cache // 4 + ram.compute + ram.overhead
+    assert (decided.kv_layout, decided.first_streams, decided.parallel) == ("split", 2, 16)
+    expected = ram.weights + ram.kv_cache // 8 + ram.compute + ram.overhead
     History(database).note_load(instance(decided, resident_bytes=expected + 7 * 2**20), hardware)
     assert database.knowledge(KEY).correction("ram") == 7 * 2**20
 

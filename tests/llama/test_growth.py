@@ -26,7 +26,7 @@ def limits(slots: int) -> Limits:
 
 
 class GrowingBench(Bench):
-    """Two streams that may become six. What the growth asks of the engine's thread waits in `asked`."""
+    """Two streams that may become three, and six. What the growth asks of the engine's thread waits in `asked`."""
 
     def __init__(self) -> None:
         super().__init__(limits(2), split=True)
@@ -34,7 +34,7 @@ class GrowingBench(Bench):
         self.now = 0.0
         self.openings = 0
         self.refusal: LlmserveError | None = None
-        self.growth = Growth(self, self.scheduler, limits(6), self.asked.put, lambda: self.now)
+        self.growth = Growth(self, self.scheduler, [limits(3), limits(6)], self.asked.put, lambda: self.now)
 
     def open_context(self, slots: int) -> int:
         assert threading.current_thread() is not threading.main_thread()
@@ -71,6 +71,21 @@ def test_sequences_that_wait_make_it_grow_and_running_ones_go_on() -> None:
     assert bench.openings == 1
 
 
+def test_it_grows_no_further_than_is_wanted_and_again_later() -> None:
+    bench = GrowingBench()
+    sequences = [bench.add([number], 20) for number in range(3)]
+    bench.step()
+    bench.do_what_was_asked()
+    assert bench.scheduler.cache.limits == limits(3)
+    sequences += [bench.add([number], 20) for number in range(3, 5)]
+    bench.step()
+    bench.do_what_was_asked()
+    assert bench.scheduler.cache.limits == limits(6)
+    bench.run()
+    assert [sequence.tokens for sequence in sequences] == [alone([number], 20) for number in range(5)]
+    assert bench.openings == 2
+
+
 def test_it_stays_small_for_those_who_find_a_place() -> None:
     bench = GrowingBench()
     for number in range(5):
@@ -90,7 +105,7 @@ def test_finished_sequences_stay_where_they_are() -> None:
     bench.scheduler.finish(cancelled)
     bench.run()
     bench.do_what_was_asked()
-    assert bench.scheduler.cache.limits == limits(6)
+    assert bench.scheduler.cache.limits == limits(3)
     before = bench.runner.computed
     bench.add(finished.tokens, 1)
     bench.run()

@@ -22,7 +22,7 @@ def test_the_example_of_the_documentation() -> None:
     decided = plan(replace(hardware, cpu=cpu), models.SMOLLM2_135M, Settings())
     assert decided.reason == (
         "llama.cpp on 2 CPU threads (AVX2): no GPU was found; "
-        "94 MiB of weights and 16 streams of 8k tokens (2.8 GiB, 4 at first) fit in 22.1 GiB of free RAM"
+        "94 MiB of weights and 16 streams of 8k tokens (2.8 GiB, 2 at first) fit in 22.1 GiB of free RAM"
     )
 
 
