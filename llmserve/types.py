@@ -314,6 +314,11 @@ class InstalledModel:
     adapters: tuple[AdapterFile, ...] = ()
     pinned: bool = False
 
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The adapters that a request may name."""
+        return tuple(adapter.name for adapter in self.adapters if adapter.name is not None)
+
 
 # --- JSON ----------------------------------------------------------------------------------------------------------
 

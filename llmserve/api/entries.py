@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmserve.dialects.ollama.models import details
 from llmserve.errors import InvalidModel, ModelNotFound
+from llmserve.openai.adapters import split_adapter, with_adapter
 from llmserve.types import InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
@@ -27,17 +28,26 @@ class ModelEntries:
         self._inspected: dict[str, ModelInfo | None] = {}
 
     def all(self, statuses: Iterable[ModelStatus] = ()) -> list[dict[str, Any]]:
-        """Every installed model; `statuses` are the fleet's."""
+        """Every installed model, and behind it one entry for each adapter that it can be asked for with.
+
+        `statuses` are the fleet's.
+        """
         by_name = {status.name: status for status in statuses}
         models = self._store.list()
         installed = {model.sha256 for model in models}
         self._inspected = {sha256: info for sha256, info in self._inspected.items() if sha256 in installed}
-        return [self._entry(model, by_name.get(model.name)) for model in models]
+        return [entry for model in models for entry in self._entries(model, by_name.get(model.name))]
 
     def one(self, name: str, statuses: Iterable[ModelStatus] = ()) -> dict[str, Any]:
-        """Raises `ModelNotFound`, `InvalidRequest` or `InvalidModel` as `Store.find` does."""
+        """Raises `ModelNotFound`, `AdapterNotFound`, `InvalidRequest` or `InvalidModel` as `Store.find` does."""
         model = self._store.find(name)
-        return self._entry(model, next((status for status in statuses if status.name == model.name), None))
+        entry = self._entry(model, next((status for status in statuses if status.name == model.name), None))
+        adapter = split_adapter(name)[1]
+        return entry if adapter is None else _with_adapter(entry, model.name, adapter)
+
+    def _entries(self, model: InstalledModel, status: ModelStatus | None) -> list[dict[str, Any]]:
+        entry = self._entry(model, status)
+        return [entry, *(_with_adapter(entry, model.name, adapter) for adapter in model.adapter_names)]
 
     def _entry(self, model: InstalledModel, status: ModelStatus | None) -> dict[str, Any]:
         info = self.info(model)
@@ -82,6 +92,12 @@ class ModelEntries:
                 # Removed or changed since it was listed.
                 return None
         return self._inspected[model.sha256]
+
+
+def _with_adapter(entry: dict[str, Any], model: str, adapter: str) -> dict[str, Any]:
+    """The model's entry as that of one of its adapters: `parent` is the model, as vLLM has it."""
+    name = with_adapter(model, adapter)
+    return {**entry, "id": name, "name": name, "aliases": [], "parent": model}
 
 
 def _status(status: ModelStatus | None) -> dict[str, Any]:

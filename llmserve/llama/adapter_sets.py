@@ -33,7 +33,7 @@ class Adapters:
         return [self.always, *((*self.always, (adapter.path, adapter.scale)) for adapter in self.named)]
 
     def number(self, model: str, name: str | None) -> int:
-        """The number of the set for a request that names this adapter of `model`, or none. Raises `ModelNotFound`."""
+        """The number of the set for a request that names this adapter of `model`, or none. Raises `AdapterNotFound`."""
         name = self.default or NO_ADAPTER if name is None else name
         if name == NO_ADAPTER:
             return 0

@@ -175,7 +175,7 @@ class Service:
 
     async def chat(self, request: ChatRequest) -> Answer:
         """Raises `InvalidRequest`, `ContextLengthExceeded`, `TooManyRequests` or, where the model has no such adapter,
-        `ModelNotFound` before anything is computed."""
+        `AdapterNotFound` before anything is computed."""
         self._check_room()
         loop = asyncio.get_running_loop()
         output = ChatOutput(self._output, request)

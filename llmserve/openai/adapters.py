@@ -4,14 +4,14 @@
     support:latest                  the one that is on by default, or else none
     support:latest@none             none
 
-In a text with a slash `@` means something else: `hf:owner/repository@revision`.
+In a text with a slash `@` means something else: `hf:owner/repository@revision`. And what ends with `.gguf` is a path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from llmserve.errors import ModelNotFound
+from llmserve.errors import AdapterNotFound
 from llmserve.types import InstalledModel
 
 # What asks for no adapter, which none can be called.
@@ -20,7 +20,7 @@ NO_ADAPTER = "none"
 
 def split_adapter(model: str) -> tuple[str, str | None]:
     """The name of the model, and that of the adapter where one is asked for."""
-    if "@" not in model or "/" in model:
+    if "@" not in model or "/" in model or model.lower().endswith(".gguf"):
         return model, None
     name, _, adapter = model.partition("@")
     return name, adapter
@@ -32,20 +32,20 @@ def with_adapter(model: str, adapter: str | None) -> str:
 
 
 def require_adapter(model: InstalledModel, adapter: str | None) -> None:
-    """Raise `ModelNotFound` where the model has no adapter of that name; None asks for none in particular."""
+    """Raise `AdapterNotFound` where the model has no adapter of that name; None asks for none in particular."""
     if adapter is None:
         return
-    named = [file.name for file in model.adapters if file.name is not None]
+    named = model.adapter_names
     if model.format != "gguf":
         hint = f"adapters are for GGUF models, which llama.cpp runs; `{model.name}` is run by vLLM"
-        raise ModelNotFound(f"`{model.name}` cannot take adapters", param="model", hint=hint)
+        raise AdapterNotFound(f"`{model.name}` cannot take adapters", param="model", hint=hint)
     if not named or adapter not in (*named, NO_ADAPTER):
         raise unknown_adapter(model.name, adapter, named)
 
 
-def unknown_adapter(model: str, adapter: str, known: Collection[str]) -> ModelNotFound:
+def unknown_adapter(model: str, adapter: str, known: Collection[str]) -> AdapterNotFound:
     """What to say of an adapter that a model does not have; `known` are those that it has."""
     shown = adapter[:64].encode("unicode_escape").decode("ascii")
     names = ", ".join(f"`{with_adapter(model, name)}`" for name in known)
     hint = f"there is {names}" if known else f"no adapter of `{model}` has a name; `llmserve create` gives them"
-    return ModelNotFound(f"`{model}` has no adapter `{shown}`", param="model", hint=hint)
+    return AdapterNotFound(f"`{model}` has no adapter `{shown}`", param="model", hint=hint)
