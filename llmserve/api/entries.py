@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmserve.dialects.ollama.models import details
 from llmserve.errors import InvalidModel, ModelNotFound
-from llmserve.openai.adapters import split_adapter, with_adapter
+from llmserve.openai.adapters import named_with, split_adapter, with_each_adapter
 from llmserve.types import InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
@@ -36,18 +36,13 @@ class ModelEntries:
         models = self._store.list()
         installed = {model.sha256 for model in models}
         self._inspected = {sha256: info for sha256, info in self._inspected.items() if sha256 in installed}
-        return [entry for model in models for entry in self._entries(model, by_name.get(model.name))]
+        return [self._entry(named, by_name.get(model.name)) for model in models for named in with_each_adapter(model)]
 
     def one(self, name: str, statuses: Iterable[ModelStatus] = ()) -> dict[str, Any]:
         """Raises `ModelNotFound`, `AdapterNotFound`, `InvalidRequest` or `InvalidModel` as `Store.find` does."""
         model = self._store.find(name)
-        entry = self._entry(model, next((status for status in statuses if status.name == model.name), None))
-        adapter = split_adapter(name)[1]
-        return entry if adapter is None else _with_adapter(entry, model.name, adapter)
-
-    def _entries(self, model: InstalledModel, status: ModelStatus | None) -> list[dict[str, Any]]:
-        entry = self._entry(model, status)
-        return [entry, *(_with_adapter(entry, model.name, adapter) for adapter in model.adapter_names)]
+        status = next((status for status in statuses if status.name == model.name), None)
+        return self._entry(named_with(model, split_adapter(name)[1]), status)
 
     def _entry(self, model: InstalledModel, status: ModelStatus | None) -> dict[str, Any]:
         info = self.info(model)
@@ -65,6 +60,9 @@ class ModelEntries:
             "info": {"meta": self._meta(model, info)},
             "status": _status(status),
         }
+        base, adapter = split_adapter(model.name)
+        if adapter is not None:
+            entry["parent"] = base  # as vLLM has it
         if info is not None:
             entry |= {
                 "kind": info.kind,
@@ -87,17 +85,11 @@ class ModelEntries:
         """What the model's files say, None where they cannot be read any more."""
         if model.sha256 not in self._inspected:
             try:
-                self._inspected[model.sha256] = self._store.inspect(model.name)
+                self._inspected[model.sha256] = self._store.inspect(split_adapter(model.name)[0])
             except (InvalidModel, ModelNotFound):
                 # Removed or changed since it was listed.
                 return None
         return self._inspected[model.sha256]
-
-
-def _with_adapter(entry: dict[str, Any], model: str, adapter: str) -> dict[str, Any]:
-    """The model's entry as that of one of its adapters: `parent` is the model, as vLLM has it."""
-    name = with_adapter(model, adapter)
-    return {**entry, "id": name, "name": name, "aliases": [], "parent": model}
 
 
 def _status(status: ModelStatus | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ In a text with a slash `@` means something else: `hf:owner/repository@revision`.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from llmserve.errors import AdapterNotFound
 from llmserve.types import InstalledModel
@@ -29,6 +30,16 @@ def split_adapter(model: str) -> tuple[str, str | None]:
 def with_adapter(model: str, adapter: str | None) -> str:
     """The name under which a model answers with an adapter; None: none was asked for."""
     return model if adapter is None else f"{model}@{adapter}"
+
+
+def named_with(model: InstalledModel, adapter: str | None) -> InstalledModel:
+    """The model under the name that it has with this adapter; None: as it is."""
+    return model if adapter is None else replace(model, name=with_adapter(model.name, adapter), aliases=())
+
+
+def with_each_adapter(model: InstalledModel) -> list[InstalledModel]:
+    """The model, and behind it once under the name that it has with each of its adapters."""
+    return [model, *(named_with(model, adapter) for adapter in model.adapter_names)]
 
 
 def require_adapter(model: InstalledModel, adapter: str | None) -> None:
