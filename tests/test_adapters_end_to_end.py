@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from llmserve.store.catalog import Catalog
 from llmserve.store.copies import create
 from llmserve.store.store import Store
-from tests.llama.ties import assert_same_but_for_ties
+from tests.llama.ties import NEAR_TIE, assert_same_but_for_ties, lead_at_parting
 from tests.test_end_to_end import MODEL, ServedModel
 from tests.tiny_gguf import write_adapter
 
@@ -91,7 +92,8 @@ def alone(client: httpx2.Client) -> dict[str, dict[str, Any]]:
     found = {asked: scores(client, model) for asked, model in zip(ASKED, models, strict=True)}
     for model in models:
         assert client.post("/admin/stop", json={"model": model}).json()["stopped"]
-    assert len({"".join(one["tokens"]) for one in found.values()}) == len(ASKED), "each writes something else"
+    for one, other in itertools.combinations(found.values(), 2):
+        assert lead_at_parting(one, other) > 10 * NEAR_TIE, "each writes something else, and not for a tie"
     return found
 
 
@@ -100,7 +102,9 @@ def test_each_text_is_what_it_is_alone_and_one_worker_writes_them_all(
 ) -> None:
     for asked in ASKED:
         assert_same_but_for_ties(scores(client, asked), alone[asked])
-    together = ASKED * 4
+    # Of each adapter once: where several rows are multiplied with one, it rounds otherwise, in a worker of its own too,
+    # and this model's kernels make of that up to 0.2 in a log probability.
+    together = (*ASKED, "support:v1", "support:v1")
     with ThreadPoolExecutor(len(together)) as pool:
         answers = list(pool.map(lambda asked: scores(client, asked), together))
     for asked, answer in zip(together, answers, strict=True):
