@@ -34,7 +34,7 @@ from llmserve.dialects.ollama.requests import (
 )
 from llmserve.errors import InvalidRequest
 from llmserve.fleet.demand import Demand
-from llmserve.openai.adapters import with_each_adapter
+from llmserve.openai.adapters import refuse_adapter, with_each_adapter
 from llmserve.openai.parse import Parsed
 
 # What `expires_at` says of a model that stays: clients show a time, and the format has no word for "never".
@@ -188,6 +188,7 @@ class OllamaRoutes:
 
     async def delete(self, request: Request) -> Response:
         asked = (await self._dialect.read(request, OllamaDeleteRequest)).request
+        refuse_adapter(asked.model)
         await self._gateway.fleet.stop(asked.model)
         await asyncio.to_thread(self._dialect.store.remove, asked.model)
         return Response(status_code=200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 # A turn ends after so many steps, or once they took so long. With another adapter llama.cpp plans its
-# graph anew, measured at 6 to 10 ms: half of a small model's step, so several share the cost of one change.
+# graph anew, which takes some milliseconds: half of a small model's step, so several share the cost of one change.
 MOST_STEPS = 8
 MOST_SECONDS = 0.05
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from llmserve.errors import AdapterNotFound
+from llmserve.errors import AdapterNotFound, InvalidRequest
 from llmserve.types import InstalledModel
 
 # What asks for no adapter, which none can be called.
@@ -40,6 +40,15 @@ def named_with(model: InstalledModel, adapter: str | None) -> InstalledModel:
 def with_each_adapter(model: InstalledModel) -> list[InstalledModel]:
     """The model, and behind it once under the name that it has with each of its adapters."""
     return [model, *(named_with(model, adapter) for adapter in model.adapter_names)]
+
+
+def refuse_adapter(model: str) -> None:
+    """Raise `InvalidRequest` where `model` names an adapter and what is to be done concerns the whole model."""
+    name, adapter = split_adapter(model)
+    if adapter is not None:
+        raise InvalidRequest(
+            "an adapter is part of the model it was created with", param="model", hint=f"the model is `{name[:64]}`"
+        )
 
 
 def require_adapter(model: InstalledModel, adapter: str | None) -> None:

@@ -27,7 +27,7 @@ from llmserve.store.budget import Budget, make_room
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import identity_of, rename_durably, require_space, storage_errors
 from llmserve.store.manifests import Adapter, Companion, Created, Manifest, is_plain_name
-from llmserve.store.names import Reference, parse_name, shown
+from llmserve.store.names import LogicalName, Reference, parse_name, shown
 from llmserve.store.progress import PullProgress, Report, ignore_progress
 from llmserve.store.scratch import Scratch, scratch
 from llmserve.store.sources.artifact import Artifact, ArtifactFile
@@ -243,6 +243,8 @@ def _checked(model: BundledModel) -> Reference:
         is_plain_name(file.name) and is_sha256(file.sha256) and file.size_bytes > 0 for file in model.everything
     )
     sound &= are_sound_names(model.adapters)
+    # `@` in other names is a revision's.
+    sound &= isinstance(reference, LogicalName) or all(adapter.name is None for adapter in model.adapters)
     if str(reference) != model.name or not model.files or not sound:
         raise InvalidModel(f"{_LIST}: what it says of `{shown(model.name)}` makes no sense")
     return reference
