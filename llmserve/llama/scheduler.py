@@ -246,7 +246,7 @@ class Scheduler:
         writing = decoding
         if len(self._adapters) > 1:
             # Who writes with another adapter waits for this step as well.
-            writing = sum(sequence.pending == 1 for sequence in self._running)
+            writing = min(sum(sequence.pending == 1 for sequence in self._running), self._budget.batch - 1)
         budget = max(self._budget.prefill_tokens(writing, len(prompts)), self._budget.uncut(shortest))
         return min(budget, self._budget.batch - decoding)
 

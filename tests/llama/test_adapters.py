@@ -13,7 +13,7 @@ import pytest
 from llmserve.types import KvLayout
 from tests.llama.conftest import CONTEXT, NAME, WorkerProcess, running, tiny_plan
 from tests.llama.ties import assert_same_but_for_ties
-from tests.tiny_gguf import write_tiny_adapter
+from tests.tiny_gguf import EMBEDDING_LENGTH, FEED_FORWARD_LENGTH, write_adapter, write_tiny_adapter
 
 PROMPT = "hello world, the world in the other world"
 ADAPTERS = ("polite", "terse")
@@ -140,6 +140,21 @@ def test_one_that_is_always_on_is_so_beside_a_named_one(tiny_model: Path, files:
         tiny_model, tiny_plan(), arguments=(*always, "--named-adapter", "terse", str(files["terse"]), "0.5")
     ) as [worker]:
         assert_same_but_for_ties(scores(worker, PROMPT, "m@terse"), expected)
+
+
+def test_many_that_change_every_matrix_fit_into_a_graph(tiny_model: Path, tmp_path: Path) -> None:
+    """llama.cpp ends the process where a graph has more operations than it was opened for."""
+    square, flat = (EMBEDDING_LENGTH, EMBEDDING_LENGTH), (EMBEDDING_LENGTH, EMBEDDING_LENGTH // 2)
+    wide, narrow = (EMBEDDING_LENGTH, FEED_FORWARD_LENGTH), (FEED_FORWARD_LENGTH, EMBEDDING_LENGTH)
+    matrices = {"attn_q": square, "attn_k": flat, "attn_v": flat, "attn_output": square}
+    matrices |= {"ffn_gate": wide, "ffn_up": wide, "ffn_down": narrow}
+    shapes = {f"blk.{layer}.{name}": shape for layer in range(2) for name, shape in matrices.items()}
+    files = [str(write_adapter(tmp_path / f"{n}.gguf", shapes, seed=n, size=0.1)) for n in range(16)]
+    always = tuple(part for file in files[:14] for part in ("--adapter", file, "0.1"))
+    named = tuple(part for n, file in enumerate(files[14:]) for part in ("--named-adapter", f"n{n}", file, "1.0"))
+    with running(tiny_model, tiny_plan(), arguments=(*always, *named)) as [worker]:
+        answers = [worker.complete(PROMPT, model=model, max_tokens=24) for model in ("m", "m@n0", "m@n1")]
+    assert len({answer["choices"][0]["text"] for answer in answers}) == 3
 
 
 def test_prefixes_on_the_disk_are_each_adapters_own(
