@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-# A turn ends after so many steps, or once they took so long. With another adapter llama.cpp plans its
-# graph anew, which takes some milliseconds: half of a small model's step, so several share the cost of one change.
+# A turn ends after so many steps, or once they took so long. With another adapter llama.cpp plans its graph anew, which
+# takes some milliseconds: half of a small model's step, so several share the cost of one change.
 MOST_STEPS = 8
 MOST_SECONDS = 0.05
 
