@@ -9,6 +9,7 @@
   + Forbidden                           403           Host or Origin not allowed
   + NotFound                            404           unknown route
     - ModelNotFound                     404           unknown model, with the command that would get it
+    - AdapterNotFound                   404           a model without an adapter of that name, with those it has
   + MethodNotAllowed                    405
   + RequestTimeout                      408           a client that sends too slowly
   + Conflict                            409           in use
@@ -120,6 +121,11 @@ class NotFound(LlmserveError):
 
 
 class ModelNotFound(NotFound):
+    default_code = "model_not_found"
+
+
+class AdapterNotFound(NotFound):
+    # A client's field `model` names no model: what it is told for that is the same.
     default_code = "model_not_found"
 
 

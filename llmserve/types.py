@@ -278,11 +278,17 @@ class EnginePlan:
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """An adapter (LoRA) in a GGUF file at an absolute path, and how strongly it is applied (1: as it was trained)."""
+    """An adapter (LoRA) in a GGUF file at an absolute path, and how strongly it is applied (1: as it was trained).
+
+    One with a `name` is applied to requests that name it (`model@name`) and, where it is the `default`, to those that
+    name none; one without is always applied.
+    """
 
     path: str
     sha256: str
     scale: float = 1.0
+    name: str | None = None
+    default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +313,11 @@ class InstalledModel:
     template: str | None = None
     adapters: tuple[AdapterFile, ...] = ()
     pinned: bool = False
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The adapters that a request may name."""
+        return tuple(adapter.name for adapter in self.adapters if adapter.name is not None)
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------------

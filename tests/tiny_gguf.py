@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -150,16 +151,30 @@ def _byte_spellings() -> list[str]:
 
 
 def write_tiny_adapter(path: Path, *, seed: int = 1, rank: int = 4) -> Path:
-    """A LoRA of the tiny model's query weights that changes what it writes; returns `path`."""
+    """A LoRA of some of the tiny model's weights that changes what it writes; returns `path`."""
+    shapes = {
+        "blk.0.attn_output": (EMBEDDING_LENGTH, EMBEDDING_LENGTH),
+        "blk.0.ffn_down": (FEED_FORWARD_LENGTH, EMBEDDING_LENGTH),
+    }
+    return write_adapter(path, shapes, seed=seed, rank=rank)
+
+
+def write_adapter(
+    path: Path, shapes: Mapping[str, tuple[int, int]], *, seed: int = 1, rank: int = 4, size: float = 1.0
+) -> Path:
+    """A LoRA of random values for the weights of these names, each with its columns and rows; returns `path`.
+
+    `size` is the standard deviation of the values.
+    """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(rank))
-    for name, width in (("attn_output", EMBEDDING_LENGTH), ("ffn_down", FEED_FORWARD_LENGTH)):
-        for part, shape in (("lora_a", (rank, width)), ("lora_b", (EMBEDDING_LENGTH, rank))):
-            weights = random.standard_normal(shape).astype(np.float32)
-            writer.add_tensor(f"blk.0.{name}.weight.{part}", weights)
+    for name, (columns, rows) in shapes.items():
+        for part, shape in (("lora_a", (rank, columns)), ("lora_b", (rows, rank))):
+            weights = (size * random.standard_normal(shape)).astype(np.float32)
+            writer.add_tensor(f"{name}.weight.{part}", weights)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -15,6 +15,7 @@ from llmserve.api.translated import Translated
 from llmserve.dialects.anthropic.answers import CountTranslation, MessageTranslation
 from llmserve.dialects.anthropic.models import model_object, model_page
 from llmserve.dialects.anthropic.requests import CountTokensRequest, MessagesRequest
+from llmserve.openai.adapters import named_with, split_adapter, with_each_adapter
 
 VERSION_HEADER = b"anthropic-version"
 
@@ -48,14 +49,21 @@ class AnthropicRoutes:
     async def models(self, request: Request) -> Response:
         def page() -> dict[str, Any]:
             entries = self._dialect.entries
-            return model_page([model_object(model, entries.info(model)) for model in self._dialect.store.list()])
+            return model_page(
+                [
+                    model_object(named, entries.info(model))
+                    for model in self._dialect.store.list()
+                    for named in with_each_adapter(model)
+                ]
+            )
 
         return json_response(await asyncio.to_thread(page))
 
     async def model(self, request: Request) -> Response:
         def one() -> dict[str, Any]:
-            model = self._dialect.store.find(request.path_params["model"])
-            return model_object(model, self._dialect.entries.info(model))
+            asked = request.path_params["model"]
+            model = self._dialect.store.find(asked)
+            return model_object(named_with(model, split_adapter(asked)[1]), self._dialect.entries.info(model))
 
         return json_response(await asyncio.to_thread(one))
 

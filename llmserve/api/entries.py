@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmserve.dialects.ollama.models import details
 from llmserve.errors import InvalidModel, ModelNotFound
+from llmserve.openai.adapters import named_with, split_adapter, with_each_adapter
 from llmserve.types import InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
@@ -27,17 +28,21 @@ class ModelEntries:
         self._inspected: dict[str, ModelInfo | None] = {}
 
     def all(self, statuses: Iterable[ModelStatus] = ()) -> list[dict[str, Any]]:
-        """Every installed model; `statuses` are the fleet's."""
+        """Every installed model, and behind it one entry for each adapter that it can be asked for with.
+
+        `statuses` are the fleet's.
+        """
         by_name = {status.name: status for status in statuses}
         models = self._store.list()
         installed = {model.sha256 for model in models}
         self._inspected = {sha256: info for sha256, info in self._inspected.items() if sha256 in installed}
-        return [self._entry(model, by_name.get(model.name)) for model in models]
+        return [self._entry(named, by_name.get(model.name)) for model in models for named in with_each_adapter(model)]
 
     def one(self, name: str, statuses: Iterable[ModelStatus] = ()) -> dict[str, Any]:
-        """Raises `ModelNotFound`, `InvalidRequest` or `InvalidModel` as `Store.find` does."""
+        """Raises `ModelNotFound`, `AdapterNotFound`, `InvalidRequest` or `InvalidModel` as `Store.find` does."""
         model = self._store.find(name)
-        return self._entry(model, next((status for status in statuses if status.name == model.name), None))
+        status = next((status for status in statuses if status.name == model.name), None)
+        return self._entry(named_with(model, split_adapter(name)[1]), status)
 
     def _entry(self, model: InstalledModel, status: ModelStatus | None) -> dict[str, Any]:
         info = self.info(model)
@@ -55,6 +60,9 @@ class ModelEntries:
             "info": {"meta": self._meta(model, info)},
             "status": _status(status),
         }
+        base, adapter = split_adapter(model.name)
+        if adapter is not None:
+            entry["parent"] = base  # as vLLM has it
         if info is not None:
             entry |= {
                 "kind": info.kind,
@@ -77,7 +85,7 @@ class ModelEntries:
         """What the model's files say, None where they cannot be read any more."""
         if model.sha256 not in self._inspected:
             try:
-                self._inspected[model.sha256] = self._store.inspect(model.name)
+                self._inspected[model.sha256] = self._store.inspect(split_adapter(model.name)[0])
             except (InvalidModel, ModelNotFound):
                 # Removed or changed since it was listed.
                 return None

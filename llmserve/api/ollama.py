@@ -34,6 +34,7 @@ from llmserve.dialects.ollama.requests import (
 )
 from llmserve.errors import InvalidRequest
 from llmserve.fleet.demand import Demand
+from llmserve.openai.adapters import refuse_adapter, with_each_adapter
 from llmserve.openai.parse import Parsed
 
 # What `expires_at` says of a model that stays: clients show a time, and the format has no word for "never".
@@ -126,7 +127,7 @@ class OllamaRoutes:
             models = [(model, self._dialect.entries.info(model)) for model in self._dialect.store.list()]
             # Clients take the first one where nobody has chosen: one that can chat.
             models.sort(key=lambda listed: listed[1] is None or listed[1].kind != "generate")
-            return [model_entry(model, info) for model, info in models]
+            return [model_entry(named, info) for model, info in models for named in with_each_adapter(model)]
 
         return json_response({"models": await asyncio.to_thread(entries)})
 
@@ -187,6 +188,7 @@ class OllamaRoutes:
 
     async def delete(self, request: Request) -> Response:
         asked = (await self._dialect.read(request, OllamaDeleteRequest)).request
+        refuse_adapter(asked.model)
         await self._gateway.fleet.stop(asked.model)
         await asyncio.to_thread(self._dialect.store.remove, asked.model)
         return Response(status_code=200)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llmserve.api.dialect import Dialect, json_response
 from llmserve.api.query import named_model
 from llmserve.errors import LlmserveError
+from llmserve.openai.adapters import refuse_adapter
 from llmserve.openai.requests import ModelRequest
 
 _log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class RouterRoutes:
 
     async def remove(self, request: Request) -> Response:
         model = named_model(request)
+        refuse_adapter(model)
         await self._fleet.stop(model)
         await asyncio.to_thread(self._dialect.store.remove, model)
         return json_response({"success": True})

@@ -44,6 +44,7 @@ from llmserve.api.upstream import (
 from llmserve.errors import WorkerDied
 from llmserve.fleet.demand import Demand
 from llmserve.openai import sse
+from llmserve.openai.adapters import split_adapter
 
 if TYPE_CHECKING:
     from llmserve.api.limits import Limits
@@ -131,7 +132,7 @@ class Relay:
 
     def _waits_for(self) -> str | None:
         """What the model is doing while it is loaded, where it says so."""
-        return self._phases().get(self._call.model)
+        return self._phases().get(split_adapter(self._call.model)[0])
 
     async def _relay(self, stream: EventStream, owned: ExitStack) -> None:
         opening = asyncio.create_task(self._open(owned, first_events))

@@ -27,11 +27,12 @@ def command(name: str, file: Path) -> None:
       base = "smollm2:135m"
       system = "You answer in one sentence."
       template = { file = "chat.jinja" }       or the template itself
-      adapters = ["style.gguf"]                or { file = "style.gguf", scale = 0.5 }
+      adapters = ["style.gguf"]                or { file = "style.gguf", scale = 0.5, name = "style" }
       parameters = { temperature = 0.2 }       temperature, top_p, max_tokens, seed
 
-    The files are shared with the base, and adapters are used where they lie. The template takes the place of the
-    model's own; `llmserve run NAME` uses system message and parameters, unless an option says otherwise.
+    The files are shared with the base, and adapters are used where they lie. One with a name is on where a request
+    asks for `NAME@style` or, with `default = true`, for no other; one without is always on. The template takes the
+    place of the model's own; `llmserve run NAME` uses system message and parameters, unless an option says otherwise.
     """
     from llmserve.cli.models import open_store
     from llmserve.cli.progress import shown_progress

@@ -11,6 +11,7 @@ import click
 from llmserve.cli.model_names import known_models
 from llmserve.cli.parameters import PARAMETER_TYPES, Parameters, read_schema
 from llmserve.errors import LlmserveError, ModelNotFound
+from llmserve.openai.adapters import split_adapter, with_adapter
 
 if TYPE_CHECKING:
     from llmserve.client import Gateway
@@ -49,7 +50,8 @@ def command(model: str, prompt: tuple[str, ...], json_schema: Path | None, verbo
     question = read_question(prompt)
     settings = load_settings()
     store = open_serving_store(settings)
-    name = _ready_model(store, model, settings).name
+    adapter = split_adapter(model)[1]
+    name = with_adapter(_ready_model(store, model, settings).name, adapter)
     parameters = parameters.with_defaults(store.defaults(name))
     with any_gateway(settings) as gateway:
         load_seconds = _load(gateway, store, name)
@@ -69,6 +71,8 @@ def _ready_model(store: Store, model: str, settings: Settings) -> InstalledModel
     try:
         return installed_model(store, model)
     except ModelNotFound:
+        if split_adapter(model)[1] is not None:
+            raise  # what has adapters was created here, and cannot be pulled
         refuse_ambiguous(model)
         return pull(store, model, PullOptions(machine=this_machine(settings)), settings)
 

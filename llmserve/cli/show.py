@@ -10,10 +10,11 @@ import click
 from llmserve.cli.model_names import installed_models
 from llmserve.cli.terminal import age_text, bytes_text, print_answer, print_json, print_table
 from llmserve.errors import InvalidRequest, ModelNotFound
+from llmserve.openai.adapters import split_adapter, with_adapter
 
 if TYPE_CHECKING:
     from llmserve.store.store import Store
-    from llmserve.types import InstalledModel, ModelInfo
+    from llmserve.types import AdapterFile, InstalledModel, ModelInfo
 
 
 @click.command("show")
@@ -31,7 +32,7 @@ def command(model: str, as_json: bool, template: bool) -> None:
 
     store = open_store(load_settings())
     installed = _installed(store, model)
-    info = store.inspect(model)
+    info = store.inspect(split_adapter(model)[0])
     if template:
         if info.chat_template is None:
             raise InvalidRequest(f"`{model}` has no chat template", param="model")
@@ -83,6 +84,12 @@ def _kv_bytes_per_token(info: ModelInfo) -> int:
     return sum(layer.kv_heads * (layer.key_length + layer.value_length) for layer in info.layers) * 2
 
 
+def _adapter_text(installed: InstalledModel, adapter: AdapterFile) -> str:
+    default = ", on by default" if adapter.default else ""
+    text = f"{adapter.path} (scale {adapter.scale:g}{default})"
+    return text if adapter.name is None else f"{with_adapter(installed.name, adapter.name)}: {text}"
+
+
 def _commit(source: str) -> str | None:
     """The commit in a source of the Hub, which pins every file."""
     from llmserve.store.names import HubReference, parse_name
@@ -104,7 +111,7 @@ def _installed_rows(installed: InstalledModel) -> list[tuple[str, str]]:
         *([("commit", commit)] if commit else []),
         ("sha256", installed.sha256),
         *([("template", "of its own")] if installed.template else []),
-        *[("adapter", f"{adapter.path} (scale {adapter.scale:g})") for adapter in installed.adapters],
+        *[("adapter", _adapter_text(installed, adapter)) for adapter in installed.adapters],
         *([("pinned", "yes")] if installed.pinned else []),
         ("pulled", age_text(installed.pulled_at)),
     ]

@@ -25,7 +25,7 @@ from llmserve.hardware.child import run_child
 from llmserve.hardware.cpu import read_cpu
 from llmserve.hardware.environment import native_environment
 from llmserve.hardware.failure import ProbeFailed
-from llmserve.types import Device, EngineInfo, EnginePlan, InstalledModel, to_json
+from llmserve.types import AdapterFile, Device, EngineInfo, EnginePlan, InstalledModel, to_json
 
 DISTRIBUTION = "llama-cpp-python"
 
@@ -155,11 +155,18 @@ def command(
         *("--socket", str(socket), "--name", model.name, "--model", model.path, "--plan", to_json(plan)),
         *kept,
         *(() if model.template is None else ("--template", model.template)),
-        *(part for adapter in model.adapters for part in ("--adapter", adapter.path, repr(adapter.scale))),
+        *(part for adapter in model.adapters for part in _adapter_arguments(adapter)),
     )
     environment = _environment(plan, os.environ if environ is None else environ)
     packages = built_packages(home)
     return Command(argv, environment if packages is None else _with_packages(environment, packages))
+
+
+def _adapter_arguments(adapter: AdapterFile) -> tuple[str, ...]:
+    if adapter.name is None:
+        return ("--adapter", adapter.path, repr(adapter.scale))
+    named = ("--named-adapter", adapter.name, adapter.path, repr(adapter.scale))
+    return (*named, "--default-adapter", adapter.name) if adapter.default else named
 
 
 def _with_packages(environment: Mapping[str, str], packages: Path) -> dict[str, str]:

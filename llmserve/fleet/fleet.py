@@ -27,6 +27,7 @@ from llmserve.fleet.turnover import Turnover
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.watchdog import Watchdog
 from llmserve.fleet.worker_counters import WorkerCounters, ask_for_counters
+from llmserve.openai.adapters import require_adapter, split_adapter
 from llmserve.settings import Settings, home_directory
 from llmserve.state.database import StateDatabase
 from llmserve.types import HardwareInfo, InstalledModel
@@ -94,18 +95,23 @@ class Fleet:
     async def lease(self, model: str, demand: Demand | None = None) -> Lease:
         """A hold on a ready worker of `model`, loading it first if it is not there; release it when done.
 
-        Raises `WrongModelKind` where the model is not of the kind that is asked for; `ModelNotFound`;
-        `TooManyRequests` when the model's queue is full; `Unavailable` while draining, while a model that keeps failing
-        is in its back-off, if models in use leave no room, or when no place is free in the time the request may wait;
+        One worker serves a model with all its adapters, of which `model` may name one (`model@adapter`).
+
+        Raises `WrongModelKind` where the model is not of the kind that is asked for; `ModelNotFound` or
+        `AdapterNotFound`; `TooManyRequests` when the model's queue is full; `Unavailable` while draining, while a model
+        that keeps failing is in its back-off, if models in use leave no room, or when no place is free in the time the
+        request may wait;
         `WorkerDied` or `InsufficientStorage` if the load failed; and what `Store.find` and `Store.inspect` raise.
         """
         demand = demand or Demand()
         self._refuse_if_closing()
-        installed = self._loaded(model)
+        name, adapter = split_adapter(model)
+        installed = self._loaded(name)
         if installed is None:
-            installed = await asyncio.to_thread(self._store.find, model)
+            installed = await asyncio.to_thread(self._store.find, name)
             self._refuse_if_closing()
             self._record(installed).found_at = self._clock()
+        require_adapter(installed, adapter)
         record = self._record(installed)
         answer = self._admission.ask(record, demand)
         if isinstance(answer, Lease):
@@ -131,13 +137,14 @@ class Fleet:
 
     async def preview(self, model: str) -> Preview:
         """How `model` would be run if it were loaded on what is free now. Raises as `Loading.preview` does."""
-        return await self._loading.preview(model)
+        return await self._loading.preview(split_adapter(model)[0])
 
     async def stop(self, model: str) -> bool:
         """Unload a model and wait until it is gone. False if it was not loaded; then its back-off is forgotten.
 
         Raises `Conflict` if requests use it or wait for it, `ModelNotFound` if there is no such model.
         """
+        model, _ = split_adapter(model)
         record = self._registry.get(model)
         if record is None:
             installed = await asyncio.to_thread(self._store.find, model)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmserve.errors import LlmserveError
+from llmserve.llama.adapter_sets import Adapters, NamedAdapter
 from llmserve.llama.loader import Loader
 from llmserve.types import EnginePlan, from_json
 
@@ -40,9 +41,9 @@ def main() -> int:
     sys.setswitchinterval(_SWITCH_SECONDS)
     plan = from_json(EnginePlan, arguments.plan)
     try:
-        adapters = [(Path(path), float(scale)) for path, scale in arguments.adapter]
+        adapters = _adapters(arguments)
     except ValueError:
-        sys.stderr.write("error: --adapter takes a file and a number\n")
+        sys.stderr.write("error: --adapter takes a file and a number, --named-adapter a name before them\n")
         return _EX_USAGE
     loader = Loader(arguments.name, arguments.model, plan, arguments.prefixes, arguments.template, adapters)
     try:
@@ -100,7 +101,25 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--adapter", nargs=2, action="append", default=[], metavar=("FILE", "SCALE"), help="a LoRA in a GGUF file"
     )
+    parser.add_argument(
+        "--named-adapter",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "FILE", "SCALE"),
+        help="a LoRA for requests that name it",
+    )
+    parser.add_argument("--default-adapter", metavar="NAME", help="the named one for requests that name none")
     return parser.parse_args()
+
+
+def _adapters(arguments: argparse.Namespace) -> Adapters:
+    """Raises ValueError for a scale that is no number."""
+    return Adapters(
+        always=tuple((Path(path), float(scale)) for path, scale in arguments.adapter),
+        named=tuple(NamedAdapter(name, Path(path), float(scale)) for name, path, scale in arguments.named_adapter),
+        default=arguments.default_adapter,
+    )
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:

@@ -23,6 +23,7 @@ from llmserve.llama.loader import Loader
 from llmserve.llama.output.events import Content, OutputEvent, Reasoning, ToolCallArguments, ToolCallStart
 from llmserve.llama.service import Answer, Service
 from llmserve.openai import sse
+from llmserve.openai.adapters import split_adapter, with_adapter
 from llmserve.openai.json import dump_json
 from llmserve.openai.logprobs import TokenLogprob
 from llmserve.openai.parse import parse_chat, parse_completion
@@ -50,12 +51,12 @@ def create_app(loader: Loader) -> Starlette:
     async def chat(request: Request) -> Response:
         parsed = parse_chat(await request.body()).request
         answer = await _service(loader).chat(parsed)
-        return _respond(request, parsed, answer, _service(loader).model.name, chat=True)
+        return _respond(request, parsed, answer, _served(loader, parsed.model), chat=True)
 
     async def complete(request: Request) -> Response:
         parsed = parse_completion(await request.body()).request
         answer = await _service(loader).complete(parsed)
-        return _respond(request, parsed, answer, _service(loader).model.name, chat=False)
+        return _respond(request, parsed, answer, _served(loader, parsed.model), chat=False)
 
     async def stats(_: Request) -> Response:
         if isinstance(loader.service, EmbeddingService):
@@ -101,6 +102,11 @@ def _service(loader: Loader) -> Service:
     if isinstance(loader.service, EmbeddingService):
         raise WrongModelKind.of(loader.service.model.name, "rank" if loader.service.model.ranks else "embed")
     return loader.service
+
+
+def _served(loader: Loader, asked: str) -> str:
+    """The name of what answers: the model's own, with the adapter that was asked for."""
+    return with_adapter(_service(loader).model.name, split_adapter(asked)[1])
 
 
 async def _error_response(_: Request, error: Exception) -> Response:

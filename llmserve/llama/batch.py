@@ -105,7 +105,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class Batch:
-    """Cache operations in order, then chunks in order of their slots.
+    """Cache operations in order, then chunks in order of their slots, all of sequences with the same `adapter`.
 
     `decoding` of the chunks are one token, and its draft, of a sequence that is writing; `prefill` is the number of
     prompt tokens.
@@ -115,3 +115,4 @@ class Batch:
     chunks: list[Chunk] = field(default_factory=list)
     decoding: int = 0
     prefill: int = 0
+    adapter: int = 0

@@ -3,6 +3,8 @@
 Two layouts, as llama.cpp has them. In the unified one all slots share one pool: a prefix is shared by owning the same
 cells, and cells can run out. In the split one (`split_cache.py`) every slot has a stream of its own. Both are pure
 bookkeeping: they leave `operations` for the runner and never see llama.cpp.
+
+What one adapter computed is of no use to another: every look-up is for one, given by its number.
 """
 
 from __future__ import annotations
@@ -84,44 +86,47 @@ class KvCache(ABC):
         operations, self.operations = self.operations, []
         return operations
 
-    def resident(self, tokens: list[int]) -> int:
+    def resident(self, tokens: list[int], adapter: int = 0) -> int:
         """How many tokens a new sequence of `tokens` would find in the cache (its last one is always computed)."""
-        return self._match(tokens).length
+        return self._match(tokens, adapter).length
 
-    def reusable(self, tokens: list[int]) -> int:
+    def reusable(self, tokens: list[int], adapter: int = 0) -> int:
         """How many of its `tokens` a new sequence would not have to compute."""
-        resident = self.resident(tokens)
-        return max(resident, self._shelved(tokens, resident))
+        resident = self.resident(tokens, adapter)
+        return max(resident, self._shelved(tokens, resident, adapter))
 
-    def worth_archiving(self) -> list[list[int]]:
+    def worth_archiving(self) -> list[tuple[list[int], int]]:
         """The tokens of finished sequences, in the cache or on the shelf, that would take long to compute again.
 
-        First what many requests went on from and what is long.
+        Each with its adapter; first what many requests went on from and what is long.
         """
-        sequences = [*self.shelf.sequences, *(self._tree.tokens(slot) for slot in self._idle)]
-        long = [tokens for tokens in sequences if len(tokens) >= self.limits.worth_saving]
-        return sorted(long, key=lambda tokens: (1 + self._uses.of(tokens)) * len(tokens), reverse=True)
+        idle = ((self._tree.tokens(slot), self._tree.adapter(slot)) for slot in self._idle)
+        long = [entry for entry in (*self.shelf.sequences, *idle) if len(entry[0]) >= self.limits.worth_saving]
+        return sorted(long, key=lambda entry: (1 + self._uses.of(*entry)) * len(entry[0]), reverse=True)
 
-    def shelve(self, tokens: list[int]) -> int | None:
+    def shelve(self, tokens: list[int], adapter: int = 0) -> int | None:
         """Where the shelf has all these `tokens` of a finished sequence, copied there first if only the cache does.
 
         None where neither has them, or they are over the shelf's budget.
         """
-        key = self.shelf.key_of(tokens)
-        slot = next((slot for slot in self._idle if self._tree.tokens(slot) == tokens), None)
-        if key is not None or slot is None:
+        key = self.shelf.key_of(tokens, adapter)
+        if key is not None:
             return key
-        key, gone = self.shelf.put(tokens)
+        of_adapter = (slot for slot in self._idle if self._tree.adapter(slot) == adapter)
+        slot = next((slot for slot in of_adapter if self._tree.tokens(slot) == tokens), None)
+        if slot is None:
+            return None
+        key, gone = self.shelf.put(tokens, adapter)
         self.operations.extend(map(Forget, gone))
         if key is not None:
             self.operations.append(Save(slot, key))
         return key
 
-    def keep(self, tokens: list[int], state: npt.NDArray[np.uint8]) -> None:
+    def keep(self, tokens: list[int], state: npt.NDArray[np.uint8], adapter: int = 0) -> None:
         """Put on the shelf what an earlier run saved of `tokens`, if the budget has room for it."""
-        if self.shelf.key_of(tokens) is not None:
+        if self.shelf.key_of(tokens, adapter) is not None:
             return
-        key, gone = self.shelf.put(tokens, from_disk=True)
+        key, gone = self.shelf.put(tokens, adapter, from_disk=True)
         self.operations.extend(map(Forget, gone))
         if key is not None:
             self.operations.append(Keep(key, state))
@@ -159,14 +164,14 @@ class KvCache(ABC):
         return True
 
     @abstractmethod
-    def has_room(self, tokens: list[int], promised: int) -> bool:
+    def has_room(self, tokens: list[int], promised: int, adapter: int = 0) -> bool:
         """Whether a sequence of `tokens` may start, with `promised` cells owed to those that run."""
 
-    def admit(self, tokens: list[int]) -> tuple[int, int]:
+    def admit(self, tokens: list[int], adapter: int = 0) -> tuple[int, int]:
         """Give a new sequence a slot; returns it and how many of the `tokens` it holds already."""
-        slot, length = self._place(tokens)
+        slot, length = self._place(tokens, adapter)
         if length >= self.limits.worth_saving:
-            self._uses.note(tokens[:length])
+            self._uses.note(tokens[:length], adapter)
         return slot, length
 
     @abstractmethod
@@ -184,19 +189,23 @@ class KvCache(ABC):
     # --- for the layouts ---
 
     @abstractmethod
-    def _place(self, tokens: list[int]) -> tuple[int, int]:
+    def _place(self, tokens: list[int], adapter: int) -> tuple[int, int]:
         """What `admit` promises."""
 
-    def _match(self, tokens: list[int]) -> Match:
-        return self._tree.match(tokens, len(tokens) - 1, whole=not self.limits.cuttable)
+    def _match(self, tokens: list[int], adapter: int) -> Match:
+        return self._tree.match(tokens, len(tokens) - 1, adapter, whole=not self.limits.cuttable)
 
-    def _shelved(self, tokens: list[int], resident: int) -> int:
+    def _shelved(self, tokens: list[int], resident: int, adapter: int) -> int:
         """Length of the saved prefix if it is worth restoring beside `resident` tokens in the cache, else 0."""
         most = len(tokens) - 1
-        length = self.shelf.matched(tokens, most, whole=not self.limits.cuttable)
+        length = self.shelf.matched(tokens, most, adapter, whole=not self.limits.cuttable)
         # What is all there is to restore of a preempted sequence, which should go on exactly where it was.
         least = resident + (1 if length == most else WORTHWHILE_PREFIX)
         return length if length >= least else 0
+
+    def _take(self, tokens: list[int], adapter: int) -> int:
+        """The key of the longest saved prefix, which there must be; it counts as used now."""
+        return self.shelf.take(tokens, len(tokens) - 1, adapter, whole=not self.limits.cuttable)[0]
 
     def _restore(self, key: int, slot: int, tokens: list[int]) -> None:
         """Fill the empty, opened `slot` with `tokens` from what is saved under `key`."""
@@ -223,13 +232,13 @@ class KvCache(ABC):
         length = self._tree.length(slot)
         if not self.limits.shelf or length < max(least, 1):
             return
-        tokens = self._tree.tokens(slot)
-        elsewhere = self.shelf.matched(tokens, length, whole=False)
+        tokens, adapter = self._tree.tokens(slot), self._tree.adapter(slot)
+        elsewhere = self.shelf.matched(tokens, length, adapter, whole=False)
         if least > 1:
             elsewhere = max(elsewhere, self._tree.shared(slot))
         if length - elsewhere < least:
             return
-        key, gone = self.shelf.put(tokens, keep)
+        key, gone = self.shelf.put(tokens, adapter, keep)
         self.operations.extend(map(Forget, gone))
         if key is not None:
             self.operations.append(Save(slot, key))
@@ -243,29 +252,28 @@ class UnifiedCache(KvCache):
             raise ValueError("finished sequences need slots of their own")
         super().__init__(limits)
 
-    def has_room(self, tokens: list[int], promised: int) -> bool:
-        resident = self.resident(tokens)
+    def has_room(self, tokens: list[int], promised: int, adapter: int = 0) -> bool:
+        resident = self.resident(tokens, adapter)
         # A restored prefix takes cells of its own, even where a shorter one is resident.
-        shared = 0 if self._shelved(tokens, resident) else resident
+        shared = 0 if self._shelved(tokens, resident, adapter) else resident
         # Idle cells can be had, except those of the match once this sequence holds them.
         reclaimable = max(0, self._idle_cells() - shared)
         return len(tokens) - shared + promised <= self.cells_free + reclaimable
 
-    def _place(self, tokens: list[int]) -> tuple[int, int]:
-        match = self._match(tokens)
-        shelved = self._shelved(tokens, match.length)
+    def _place(self, tokens: list[int], adapter: int) -> tuple[int, int]:
+        match = self._match(tokens, adapter)
+        shelved = self._shelved(tokens, match.length, adapter)
         if match.length and not shelved and not self.limits.cuttable:
-            return self._go_on_whole(match)
-        key = self.shelf.take(tokens, len(tokens) - 1, whole=not self.limits.cuttable)[0] if shelved else None
+            return self._go_on_whole(match, adapter)
+        key = self._take(tokens, adapter) if shelved else None
         if not self._free:
             self._evict(next(iter(self._idle)), key)
-            match = self._match(tokens)
         # All that was saved takes cells before it is cut; where they cannot be had now, the prefix is computed anew.
         if key is not None and self.make_room(self.shelf.length(key), key):
-            slot, length = self._open(), shelved
+            slot, length = self._open(adapter), shelved
             self._restore(key, slot, tokens[:shelved])
         else:
-            slot, length = self._fork(self._match(tokens))
+            slot, length = self._fork(self._match(tokens, adapter), adapter)
         for idle in [slot for slot in self._idle if self._tree.length(slot) < self.limits.worth_keeping]:
             self._evict(idle)
         return slot, length
@@ -285,16 +293,16 @@ class UnifiedCache(KvCache):
     def _idle_cells(self) -> int:
         return self._tree.cells - self._tree.cells_held_by(self._held)
 
-    def _open(self) -> int:
+    def _open(self, adapter: int) -> int:
         slot = self._free.pop()
         self._held.add(slot)
-        self._tree.open(slot)
+        self._tree.open(slot, adapter)
         return slot
 
-    def _fork(self, match: Match) -> tuple[int, int]:
+    def _fork(self, match: Match, adapter: int) -> tuple[int, int]:
         """A slot that owns the matched cells too, unless the memory cannot be cut: then an empty one."""
         if match.length == 0 or not self.limits.cuttable:
-            return self._open(), 0
+            return self._open(adapter), 0
         slot = self._free.pop()
         self._held.add(slot)
         source = self._tree.fork(match, slot)
@@ -307,13 +315,13 @@ class UnifiedCache(KvCache):
                 self._idle.move_to_end(source)
         return slot, match.length
 
-    def _go_on_whole(self, match: Match) -> tuple[int, int]:
+    def _go_on_whole(self, match: Match, adapter: int) -> tuple[int, int]:
         """Go on in the slot of a finished sequence that is a prefix from end to end."""
         slot = next((slot for slot in self._tree.holders(match) if slot in self._idle), None)
         if slot is None:
             if not self._free:
                 self.evict_idle()
-            return self._open(), 0
+            return self._open(adapter), 0
         del self._idle[slot]
         self._held.add(slot)
         return slot, match.length

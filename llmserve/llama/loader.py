@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmserve.errors import InvalidModel, WrongModelKind
+from llmserve.llama.adapter_sets import Adapters
 from llmserve.llama.built_in_templates import built_in, choose_built_in
 from llmserve.llama.chat_output import ModelOutput
 from llmserve.llama.constraint import ConstraintFactory
@@ -58,8 +58,7 @@ class Loader:
     """`service` and `tokens` are None until the model is ready; `progress` runs from 0 to 1 before that.
 
     `prefixes` is the directory in which prefixes of this model are kept from run to run; None: nowhere. `template` is a
-    file with the chat template to use instead of those in the model's, `adapters` are those that change its weights,
-    each with its scale.
+    file with the chat template to use instead of those in the model's, `adapters` are those that change its weights.
     """
 
     def __init__(
@@ -69,14 +68,14 @@ class Loader:
         plan: EnginePlan,
         prefixes: Path | None = None,
         template: Path | None = None,
-        adapters: Sequence[tuple[Path, float]] = (),
+        adapters: Adapters | None = None,
     ) -> None:
         self._name = name
         self._path = path
         self._plan = plan
         self._prefixes = prefixes
         self._template = template
-        self._adapters = adapters
+        self._adapters = adapters or Adapters()
         self._watching: asyncio.Task[None] | None = None
         self.progress = 0.0
         self.service: Service | EmbeddingService | None = None
@@ -133,8 +132,7 @@ class Loader:
         self._for_grammars.start()
         plan = self._plan
         slots = _first_slots(plan)
-        runner = Runner(self._path, plan, slots, self._report)
-        runner.apply_adapters(self._adapters)
+        runner = Runner(self._path, plan, slots, self._report, self._adapters.sets)
         vocabulary = runner.vocabulary
         limits = _limits(plan, slots, runner.cells, cuttable=runner.cuttable)
         cache = SplitCache(limits) if plan.kv_layout == "split" else UnifiedCache(limits)
@@ -165,6 +163,7 @@ class Loader:
             vocabulary.spelling,
             choices_of_metadata(runner.metadata(METADATA_KEYS)),
             drafts=plan.speculation and runner.cuttable,
+            adapters=self._adapters,
         )
         self._for_grammars.set_up(
             lambda: vocabulary_setup(vocabulary.spellings(), vocabulary.special(), vocabulary.ends)
@@ -180,15 +179,20 @@ class Loader:
         limits = scheduler.cache.limits
         if self._prefixes is None or not self._plan.prefix_disk_bytes or not limits.shelf:
             return None
-        archive = PrefixArchive(
-            self._prefixes, runner.state_layout(self._plan), self._plan.prefix_disk_bytes, cuttable=limits.cuttable
-        )
+        layout = runner.state_layout(self._plan)
+        # The directory is the model's, whose digest says what each of its adapters is.
+        layouts = [layout, *(f"{layout} adapter={adapter.name}" for adapter in self._adapters.named)]
+        archives = [
+            PrefixArchive(self._prefixes, layout, self._plan.prefix_disk_bytes, cuttable=limits.cuttable)
+            for layout in layouts
+        ]
         try:
-            archive.open(longest=min(scheduler.cache.longest, limits.shelf))
+            for archive in archives:
+                archive.open(longest=min(scheduler.cache.longest, limits.shelf))
         except OSError as error:
             _log.warning("no prefixes are kept on the disk: %s", error)
             return None
-        return PrefixKeeper(engine, scheduler, runner, archive)
+        return PrefixKeeper(engine, scheduler, runner, archives)
 
     def _output(self, runner: Runner, templates: Templates, prompts: PromptBuilder) -> ModelOutput:
         vocabulary = runner.vocabulary

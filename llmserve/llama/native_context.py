@@ -68,7 +68,7 @@ class NativeContext:
         llama_cpp.llama_set_n_threads(self._handle, threads, threads)
 
     def apply_adapters(self, adapters: Sequence[tuple[Any, float]]) -> None:
-        """Compute with these loaded adapters, each with its scale. Raises `InvalidModel`."""
+        """Compute with these loaded adapters and no others, each with its scale. Raises `InvalidModel`."""
         count = len(adapters)
         handles = (llama_cpp.llama_adapter_lora_p_ctypes * count)(*(handle for handle, _ in adapters))
         scales = (ctypes.c_float * count)(*(scale for _, scale in adapters))

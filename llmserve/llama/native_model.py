@@ -43,6 +43,16 @@ def load_model(path: Path, plan: EnginePlan, progress: Callable[[float], None]) 
     return model
 
 
+def load_adapter(model: Any, path: Path) -> Any:
+    """llama.cpp's adapter (LoRA) for `model`, whose weights it changes where it is applied. Raises `InvalidModel`."""
+    adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
+    if not adapter:
+        raise InvalidModel(
+            f"llama.cpp refused the adapter {path.name}", hint="the worker's log has llama.cpp's own words"
+        )
+    return adapter
+
+
 def _tensor_split(plan: EnginePlan) -> Any:
     """The planned number of layers for each GPU that llama.cpp sees; 0 keeps it off those the plan left out."""
     split = (ctypes.c_float * int(llama_cpp.llama_max_devices()))()

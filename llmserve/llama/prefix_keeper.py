@@ -6,7 +6,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
@@ -42,39 +42,42 @@ class StateDecoder(Decoder, Protocol):
 
 
 class PrefixKeeper:
-    """Between the engine, which owns the cache and its shelf, and the archive of one model.
+    """Between the engine, which owns the cache and its shelf, and the archives of one model: one for each adapter.
 
     `bring` and `watch` belong to the event loop; files are read and written in a thread each.
     """
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, decoder: StateDecoder, archive: PrefixArchive) -> None:
+    def __init__(
+        self, engine: Engine, scheduler: Scheduler, decoder: StateDecoder, archives: Sequence[PrefixArchive]
+    ) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._decoder = decoder
-        self._archive = archive
+        self._archives = archives
         self._worth_reading = scheduler.cache.limits.worth_saving
         # One at a time, which bounds the memory that files take before their place on the shelf is made.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prefix-reader")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="prefix-writer")
-        self._reading: dict[int, asyncio.Task[None]] = {}
+        self._reading: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._deadline = math.inf
         self._writing = threading.Lock()
 
-    async def bring(self, tokens: list[int]) -> None:
+    async def bring(self, tokens: list[int], adapter: int = 0) -> None:
         """Put the file with the longest prefix of `tokens` on the shelf, if that spares much more than what is there.
 
         Returns when it is there, before the request for `tokens` is submitted. A file that cannot be used is as none.
         """
-        found = self._archive.match(tokens)
+        found = self._archives[adapter].match(tokens)
         if found is None or found.matched < self._worth_reading:
             return
-        there = await asyncio.wrap_future(self._engine.call(lambda: self._scheduler.cache.reusable(tokens)))
+        there = await asyncio.wrap_future(self._engine.call(lambda: self._scheduler.cache.reusable(tokens, adapter)))
         if found.matched - there < max(self._worth_reading, found.length // _LEAST_USEFUL_PART):
             return
-        reading = self._reading.get(found.entry)
+        file = adapter, found.entry
+        reading = self._reading.get(file)
         if reading is None:
-            reading = self._reading[found.entry] = asyncio.create_task(self._read(found.entry))
-            reading.add_done_callback(lambda _: self._reading.pop(found.entry))
+            reading = self._reading[file] = asyncio.create_task(self._read(*file))
+            reading.add_done_callback(lambda _: self._reading.pop(file))
         # Others may wait for the same file: who hangs up does not end the reading.
         await asyncio.shield(reading)
 
@@ -105,22 +108,24 @@ class PrefixKeeper:
         with self._writing:
             since = time.time()
             try:
-                for tokens in self._ask(lambda: self._scheduler.cache.worth_archiving()):
+                for tokens, adapter in self._ask(lambda: self._scheduler.cache.worth_archiving()):
+                    archive = self._archives[adapter]
                     if not has_time():
                         return
-                    if len(tokens) - self._archive.use(tokens) < len(tokens) / _LEAST_NEW_PART:
+                    if len(tokens) - archive.use(tokens) < len(tokens) / _LEAST_NEW_PART:
                         continue
-                    state = self._ask(partial(self._state_of, tokens))
+                    state = self._ask(partial(self._state_of, tokens, adapter))
                     if state is not None:
-                        self._archive.store(tokens, state, since, has_time)
+                        archive.store(tokens, state, since, has_time)
             except (TimeoutError, LlmserveError):
                 return  # the engine ended, or has troubles of its own
 
-    async def _read(self, entry: int) -> None:
-        loaded = await asyncio.get_running_loop().run_in_executor(self._reader, self._archive.load, entry)
+    async def _read(self, adapter: int, entry: int) -> None:
+        load = self._archives[adapter].load
+        loaded = await asyncio.get_running_loop().run_in_executor(self._reader, load, entry)
         if loaded is not None:
             tokens, state = loaded
-            await asyncio.wrap_future(self._engine.call(lambda: self._scheduler.cache.keep(tokens, state)))
+            await asyncio.wrap_future(self._engine.call(lambda: self._scheduler.cache.keep(tokens, state, adapter)))
 
     def _is_idle(self) -> bool:
         return not self._engine.running and not self._engine.waiting
@@ -128,10 +133,10 @@ class PrefixKeeper:
     def _ask(self, work: Callable[[], T]) -> T:
         return self._engine.call(work).result(_PATIENCE_SECONDS)
 
-    def _state_of(self, tokens: list[int]) -> npt.NDArray[np.uint8] | None:
+    def _state_of(self, tokens: list[int], adapter: int) -> npt.NDArray[np.uint8] | None:
         """What the shelf has of these tokens, copied there first if need be; None if they are gone. In the engine."""
         cache = self._scheduler.cache
-        key = cache.shelve(tokens)
+        key = cache.shelve(tokens, adapter)
         if key is None:
             return None
         self._decoder.decode(Batch(operations=cache.take_operations()))

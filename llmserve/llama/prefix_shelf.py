@@ -26,13 +26,13 @@ class PrefixShelf:
         return self._tree.cells
 
     @property
-    def sequences(self) -> list[list[int]]:
-        """The tokens of everything on the shelf, least recently used first."""
-        return [self._tree.tokens(key) for key in self._keys]
+    def sequences(self) -> list[tuple[list[int], int]]:
+        """The tokens of everything on the shelf, each with its adapter, least recently used first."""
+        return [(self._tree.tokens(key), self._tree.adapter(key)) for key in self._keys]
 
-    def key_of(self, tokens: list[int]) -> int | None:
+    def key_of(self, tokens: list[int], adapter: int) -> int | None:
         """The key of exactly these tokens, if they are here."""
-        match = self._tree.match(tokens, len(tokens), whole=True)
+        match = self._tree.match(tokens, len(tokens), adapter, whole=True)
         return self._tree.holder(match) if match.length == len(tokens) > 0 else None
 
     def length(self, key: int) -> int:
@@ -45,13 +45,13 @@ class PrefixShelf:
         self._read_from_disk.discard(key)
         return first
 
-    def matched(self, tokens: list[int], limit: int, *, whole: bool) -> int:
+    def matched(self, tokens: list[int], limit: int, adapter: int, *, whole: bool) -> int:
         """Length of the longest saved prefix of `tokens`, at most `limit`. `whole`: only of prefixes saved so."""
-        return self._tree.match(tokens, limit, whole=whole).length
+        return self._tree.match(tokens, limit, adapter, whole=whole).length
 
-    def take(self, tokens: list[int], limit: int, *, whole: bool) -> tuple[int, int]:
+    def take(self, tokens: list[int], limit: int, adapter: int, *, whole: bool) -> tuple[int, int]:
         """The key and the length of the longest match, which counts as used now. Raises KeyError without a match."""
-        match = self._tree.match(tokens, limit, whole=whole)
+        match = self._tree.match(tokens, limit, adapter, whole=whole)
         if match.length == 0:
             raise KeyError("nothing on the shelf is a prefix of these tokens")
         key = self._tree.holder(match)
@@ -59,7 +59,7 @@ class PrefixShelf:
         return key, match.length
 
     def put(
-        self, tokens: list[int], keep: int | None = None, *, from_disk: bool = False
+        self, tokens: list[int], adapter: int, keep: int | None = None, *, from_disk: bool = False
     ) -> tuple[int | None, list[int]]:
         """Make room for `tokens`; returns their new key (None: over the budget) and the keys to forget.
 
@@ -68,7 +68,7 @@ class PrefixShelf:
         kept = self._tree.length(keep) if keep is not None else 0
         if not 0 < len(tokens) <= self._budget - kept:
             return None, []
-        gone = [key for key in self._keys if key != keep and self._is_prefix(key, tokens)]
+        gone = [key for key in self._keys if key != keep and self._is_prefix(key, tokens, adapter)]
         for key in gone:
             self._remove(key)
         while self.used + len(tokens) > self._budget:
@@ -77,14 +77,16 @@ class PrefixShelf:
             gone.append(key)
         key = self._next_key
         self._next_key += 1
-        self._tree.open(key)
+        self._tree.open(key, adapter)
         self._tree.extend(key, tokens)
         self._keys[key] = None
         if from_disk:
             self._read_from_disk.add(key)
         return key, gone
 
-    def _is_prefix(self, key: int, tokens: list[int]) -> bool:
+    def _is_prefix(self, key: int, tokens: list[int], adapter: int) -> bool:
+        if self._tree.adapter(key) != adapter:
+            return False
         length = self._tree.length(key)
         return length <= len(tokens) and self._tree.tokens(key) == tokens[:length]
 

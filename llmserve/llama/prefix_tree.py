@@ -3,7 +3,8 @@
 A unified KV cache lets several sequences own one cell, and copying a prefix to another sequence only adds owners. This
 tree mirrors that exactly: a node is a run of cells, a slot's sequence is the path from the root to the node that the
 slot holds, and sharing happens only by `fork`. Two sequences that computed equal tokens apart are two branches, since
-they are two sets of cells. It is pure bookkeeping: nothing here knows llama.cpp.
+they are two sets of cells; so are equal tokens of two adapters, each of which has a root of its own. It is pure
+bookkeeping: nothing here knows llama.cpp.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class PrefixTree:
     """The resident sequences of one KV cache, by slot."""
 
     def __init__(self) -> None:
-        self._root = Node([], None)
+        self._roots: dict[int, Node] = {}
         self._leaves: dict[int, Node] = {}
+        self._adapters: dict[int, int] = {}
         self._lengths: dict[int, int] = {}
         self.cells = 0
 
@@ -60,20 +62,25 @@ class PrefixTree:
         """Tokens resident for `slot`."""
         return self._lengths[slot]
 
-    def open(self, slot: int) -> None:
+    def adapter(self, slot: int) -> int:
+        """The adapter that the sequence of `slot` is computed with."""
+        return self._adapters[slot]
+
+    def open(self, slot: int, adapter: int = 0) -> None:
         """Give `slot` an empty sequence. Raises ValueError if it has one already."""
         if slot in self._leaves:
             raise ValueError(f"slot {slot} is in use")
-        self._leaves[slot] = self._root
-        self._root.holders.add(slot)
+        self._leaves[slot] = root = self._root(adapter)
+        root.holders.add(slot)
         self._lengths[slot] = 0
+        self._adapters[slot] = adapter
 
-    def match(self, tokens: list[int], limit: int, *, whole: bool = False) -> Match:
-        """The longest resident prefix of `tokens`, at most `limit` tokens. Changes nothing.
+    def match(self, tokens: list[int], limit: int, adapter: int = 0, *, whole: bool = False) -> Match:
+        """The longest prefix of `tokens`, at most `limit` tokens, that is resident under `adapter`. Changes nothing.
 
         `whole`: only sequences that are a prefix of `tokens` from end to end, for memory that cannot be cut.
         """
-        best = Match(0, self._root, 0)
+        best = Match(0, self._root(adapter), 0)
         frontier = [best]
         while frontier:
             at = frontier.pop()
@@ -97,10 +104,10 @@ class PrefixTree:
 
     def shared(self, slot: int) -> int:
         """How many tokens of `slot`, from the first on, another slot has too (in these cells or in its own)."""
-        tokens = self.tokens(slot)
+        tokens, adapter = self.tokens(slot), self._adapters[slot]
         longest = 0
         for other in self._leaves:
-            if other != slot:
+            if other != slot and self._adapters[other] == adapter:
                 longest = max(longest, common_prefix(tokens, self.tokens(other)))
         return longest
 
@@ -122,10 +129,11 @@ class PrefixTree:
 
         The caller copies `match.length` tokens from the returned slot in the real cache.
         """
-        self.open(slot)
         source = self.holder(match)
+        adapter = self._adapters[source]
+        self.open(slot, adapter)
         node = match.node if match.offset == len(match.node.tokens) else self._split(match.node, match.offset)
-        self._root.holders.discard(slot)
+        self._root(adapter).holders.discard(slot)
         node.holders.add(slot)
         self._leaves[slot] = node
         self._lengths[slot] = match.length
@@ -136,7 +144,7 @@ class PrefixTree:
         if not tokens:
             return
         leaf = self._leaves[slot]
-        if leaf is self._root or leaf.children or len(leaf.holders) > 1:
+        if leaf.parent is None or leaf.children or len(leaf.holders) > 1:
             leaf.holders.discard(slot)
             child = Node(list(tokens), leaf, holders={slot})
             leaf.children.setdefault(child.tokens[0], []).append(child)
@@ -149,7 +157,7 @@ class PrefixTree:
     def release(self, slot: int) -> int:
         """Forget `slot`; returns how many cells nobody holds any more."""
         node = self._leaves.pop(slot)
-        del self._lengths[slot]
+        del self._lengths[slot], self._adapters[slot]
         node.holders.discard(slot)
         freed = 0
         while node.parent is not None and not node.holders and not node.children:
@@ -181,6 +189,12 @@ class PrefixTree:
             runs.append(node.tokens)
             node = node.parent
         return [token for run in reversed(runs) for token in run]
+
+    def _root(self, adapter: int) -> Node:
+        root = self._roots.get(adapter)
+        if root is None:
+            root = self._roots[adapter] = Node([], None)
+        return root
 
     def _slots_below(self, node: Node) -> Iterator[int]:
         stack = [node]

@@ -16,17 +16,18 @@ class PrefixUses:
     def __init__(self) -> None:
         self._counts: OrderedDict[tuple[int, int], int] = OrderedDict()
 
-    def note(self, prefix: list[int]) -> None:
-        """A request went on from `prefix`."""
-        name = len(prefix), zlib.crc32(_bytes_of(prefix))
+    def note(self, prefix: list[int], adapter: int = 0) -> None:
+        """A request went on from `prefix`, as it was computed with `adapter`."""
+        name = len(prefix), zlib.crc32(_bytes_of(prefix), adapter)
         self._counts[name] = self._counts.pop(name, 0) + 1
         if len(self._counts) > _MOST_PREFIXES:
             self._counts.popitem(last=False)
 
-    def of(self, tokens: list[int]) -> int:
+    def of(self, tokens: list[int], adapter: int = 0) -> int:
         """How many requests went on from `tokens` or from a prefix of them."""
         data = _bytes_of(tokens)
-        total = checksum = at = 0
+        total = at = 0
+        checksum = adapter
         for length, wanted in sorted(self._counts):
             end = length * 4
             if end > len(data):

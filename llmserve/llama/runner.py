@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from llmserve.errors import InvalidModel, LlmserveError
+from llmserve.errors import LlmserveError
+from llmserve.llama.adapter_sets import AdapterSet
 from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Keep, Operation, Restore, Save, Trim
 from llmserve.llama.engine import Aborted
 from llmserve.llama.fillers import Fillers
 from llmserve.llama.native_context import NativeContext
-from llmserve.llama.native_model import FILE_TYPE, is_cuttable, load_model, log_warnings_only, row_tile
-from llmserve.llama.sequence import Sequence
+from llmserve.llama.native_model import FILE_TYPE, is_cuttable, load_adapter, load_model, log_warnings_only, row_tile
+from llmserve.llama.sequence import Sequence as TokenSequence
 from llmserve.llama.stream_calls import calls
 from llmserve.llama.thread_governor import governor_of_this_process
 from llmserve.llama.vocabulary import Vocabulary
@@ -31,11 +32,17 @@ class Runner:
     """One loaded model with a cache of `slots` sequences, which may be replaced by a larger one.
 
     Everything but `open_context` and what reads the model belongs to one thread. `progress` is called with 0..1 while
-    weights are read. Raises `InvalidModel` if llama.cpp refuses the file or the context.
+    weights are read. A batch is computed with one of the sets of `adapters`, whose number it gives; all of them are
+    loaded. Raises `InvalidModel` if llama.cpp refuses a file or the context.
     """
 
     def __init__(
-        self, path: Path, plan: EnginePlan, slots: int, progress: Callable[[float], None] = lambda _: None
+        self,
+        path: Path,
+        plan: EnginePlan,
+        slots: int,
+        progress: Callable[[float], None] = lambda _: None,
+        adapters: Sequence[AdapterSet] = ((),),
     ) -> None:
         self._log = log_warnings_only()
         llama_cpp.llama_backend_init()
@@ -43,7 +50,13 @@ class Runner:
         self._model = load_model(path, plan, progress)
         self.vocabulary = Vocabulary(self._model)
         self.cuttable = is_cuttable(self._model)
-        self._adapters: list[tuple[Any, float]] = []
+        # Before a context is opened: llama.cpp makes room for their operations in its graphs then.
+        loaded = {
+            path: load_adapter(self._model, path) for path in dict.fromkeys(p for one in adapters for p, _ in one)
+        }
+        self._adapters = [[(loaded[path], scale) for path, scale in one] for one in adapters]
+        # The number of the set that the context computes with.
+        self._adapter = 0
         self._unified = plan.kv_layout == "unified"
         self._saved: dict[int, npt.NDArray[np.uint8]] = {}
         self._governor = governor_of_this_process(plan.threads)
@@ -51,6 +64,8 @@ class Runner:
         # Whether a thread is opening another context meanwhile.
         self._opening = False
         self._context = self.open_context(slots)
+        if self._adapters[0]:
+            self._context.apply_adapters(self._adapters[0])
         tile = row_tile(self.metadata([FILE_TYPE])) if plan.devices == ("cpu",) else 1
         self._fillers = Fillers(tile, self._context.longest, min(plan.batch, plan.micro_batch))
 
@@ -58,21 +73,6 @@ class Runner:
     def cells(self) -> int:
         """Tokens that the cache holds."""
         return self._context.cells
-
-    def apply_adapters(self, adapters: Iterable[tuple[Path, float]]) -> None:
-        """Change the weights by these adapters (LoRA), each with its scale, for every sequence from now on.
-
-        Raises `InvalidModel` for one that does not fit the model.
-        """
-        for path, scale in adapters:
-            handle = llama_cpp.llama_adapter_lora_init(self._model, str(path).encode())
-            if not handle:
-                raise InvalidModel(
-                    f"llama.cpp refused the adapter {path.name}", hint="the worker's log has llama.cpp's own words"
-                )
-            self._adapters.append((handle, scale))
-        if self._adapters:
-            self._context.apply_adapters(self._adapters)
 
     def chat_template(self, name: str | None = None) -> str | None:
         """The template of that name in the model file, or the one without a name, if there is one."""
@@ -101,7 +101,7 @@ class Runner:
     def warm_up(self) -> None:
         """Compute one token and forget it, so that the first request does not pay for first touches of memory."""
         token = max(0, self.vocabulary.bos)
-        sequence = Sequence([token, token], 1, 2)
+        sequence = TokenSequence([token, token], 1, 2)
         self.decode(Batch(chunks=[Chunk(sequence, 0, 0, 1, True)]))
         self.clear()
 
@@ -118,6 +118,9 @@ class Runner:
         if not batch.chunks:
             return np.empty((0, self.vocabulary.size), dtype=np.float32)
         self._share_processors()
+        if batch.adapter != self._adapter:
+            self._context.apply_adapters(self._adapters[batch.adapter])
+            self._adapter = batch.adapter
         self._context.resume()
         try:
             logits = self._context.compute(batch.chunks) if self._unified else self._compute_apart(batch.chunks)
@@ -217,8 +220,8 @@ class Runner:
         Raises `InvalidModel` or `EngineFailed`, and goes on with the old one then.
         """
         try:
-            if self._adapters:
-                context.apply_adapters(self._adapters)
+            if self._adapters[self._adapter]:
+                context.apply_adapters(self._adapters[self._adapter])
             context.set_threads(self._threads)
             for slot in range(self._context.slots):
                 if self._context.length(slot):

@@ -12,9 +12,13 @@ records that it happened, `settle` how much of a draft was right. Rules, in orde
 3. Waiting sequences are admitted while there is a place and their tokens fit: preempted ones first, then streamed,
    then the rest, each in order of arrival. A sequence that shares a long prefix with a prompt still being computed
    waits for those cells instead of computing them twice.
+4. All sequences of a step have the same adapter. Where they have several, these take turns (`turns.py`), and "every"
+   and "prompts" above are those whose turn it is; slots, cells and the queue are everybody's.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 from llmserve.llama.batch import Batch, Chunk
 from llmserve.llama.drafting import Drafting
@@ -23,6 +27,7 @@ from llmserve.llama.prefix_tree import common_prefix
 from llmserve.llama.sequence import Phase, Sequence
 from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.stream_calls import gaps
+from llmserve.llama.turns import Turns
 
 # Free cells a preempted sequence needs beyond its own tokens, per running one, so that it does not leave again at once.
 READMISSION_RESERVE = 8
@@ -43,7 +48,10 @@ class Scheduler:
         self._drafting = Drafting(equal_lengths=cache.separate_streams)
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
-        self._prefill_steps = 0
+        self._turns = Turns()
+        # All that any sequence has had: where it is one, nobody has to take turns.
+        self._adapters: set[int] = set()
+        self._prefill_steps: Counter[int] = Counter()
         self.preemptions = 0
 
     @property
@@ -68,6 +76,7 @@ class Scheduler:
         if not 0 < len(sequence.tokens) < sequence.max_length <= self.cache.longest:
             raise ValueError("a sequence needs a prompt shorter than its bound, and a bound within the cache")
         self._waiting.append(sequence)
+        self._adapters.add(sequence.adapter)
 
     def finish(self, sequence: Sequence) -> None:
         """The sequence is complete or cancelled. What it computed stays as cache until its cells are needed."""
@@ -83,11 +92,16 @@ class Scheduler:
         """What to run now; None when there is nothing to do. Ends with `commit`, or `relieve`."""
         decoding = self._secure_decoding()
         self._admit()
+        if decoding and len(self._adapters) > 1:
+            decoding = self._secure_decoding()  # from those who came and whose turn it is not
         self._follow_move()
+        turn = self._turn()
         prompts: list[Chunk] = []
-        if len(decoding) < len(self._running):
-            prompts = self._prefill_chunks(decoding, self._prefill_budget(len(decoding)))
-            prompts += self._bridges(decoding, prompts)
+        if len(decoding) < len(turn):
+            prompts = self._prefill_chunks(turn, decoding)
+            if not prompts and not decoding:
+                return self.next_batch()  # others hold all cells, and are older: it is their turn
+            prompts += self._bridges(turn, decoding, prompts)
         drafts = [()] * len(decoding) if prompts else self._drafts(decoding)
         chunks = [
             Chunk(sequence, _slot(sequence), sequence.computed, 1 + len(draft), True, draft=draft)
@@ -100,13 +114,15 @@ class Scheduler:
             return None
         prefill = sum(chunk.count for chunk in prompts)
         chunks.sort(key=lambda chunk: chunk.slot)
-        return Batch(operations, chunks, len(decoding), prefill)
+        return Batch(operations, chunks, len(decoding), prefill, chunks[0].sequence.adapter if chunks else 0)
 
     def commit(self, batch: Batch, seconds: float) -> None:
         """The batch was computed, in `seconds`."""
         for chunk in batch.chunks:
             chunk.sequence.computed += chunk.count
             self.cache.extend(chunk.slot, chunk.tokens)
+        if len(self._adapters) > 1:
+            self._turns.took(seconds)
         if batch.chunks:
             self._budget.observe(batch.decoding, batch.prefill, seconds)
         if batch.chunks and not batch.prefill:
@@ -146,12 +162,19 @@ class Scheduler:
         room = min(limits.spare_rows, min(self.cache.cells_free, self._budget.batch) - len(decoding))
         return self._drafting.drafts(decoding, room if limits.cuttable else 0)
 
+    def _turn(self) -> list[Sequence]:
+        """The running sequences that the next step may compute."""
+        if len(self._adapters) < 2 or not self._running:
+            return self._running
+        adapter = self._turns.choose({sequence.adapter for sequence in self._running})
+        return [sequence for sequence in self._running if sequence.adapter == adapter]
+
     # --- cells ---
 
     def _secure_decoding(self) -> list[Sequence]:
         """The sequences that write in this step, with a free cell for each of them."""
         while True:
-            decoding = [sequence for sequence in self._running if sequence.pending == 1]
+            decoding = [sequence for sequence in self._turn() if sequence.pending == 1]
             if self.cache.make_room(len(decoding)):
                 return decoding
             self._preempt(max(self._running, key=lambda sequence: sequence.age))
@@ -188,20 +211,20 @@ class Scheduler:
     def _has_room(self, sequence: Sequence) -> bool:
         reusable = _reusable(sequence)
         anew = len(sequence.tokens) - len(reusable)
-        return self.cache.has_room(reusable, self._promised_to_others(sequence) + anew)
+        return self.cache.has_room(reusable, self._promised_to_others(sequence) + anew, sequence.adapter)
 
     def _shares_with_unfinished(self, sequence: Sequence) -> bool:
         """Whether another prompt, still being computed, will soon hold a worthwhile part of this one's prefix."""
         if not self.cache.limits.cuttable or sequence.scores_prompt:
             return False
-        in_prefill = [other for other in self._running if other.pending > 1]
+        in_prefill = [other for other in self._running if other.pending > 1 and other.adapter == sequence.adapter]
         if not in_prefill:
             return False
         limit = len(sequence.tokens) - 1
         soon = max(common_prefix(sequence.tokens, other.tokens, limit=limit) for other in in_prefill)
         if soon < WORTHWHILE_PREFIX:
             return False
-        return soon >= self.cache.resident(sequence.tokens) + WORTHWHILE_PREFIX
+        return soon >= self.cache.resident(sequence.tokens, sequence.adapter) + WORTHWHILE_PREFIX
 
     def _promised_to_others(self, sequence: Sequence) -> int:
         """Cells that running sequences will take soon, and a reserve if `sequence` had to leave before."""
@@ -209,7 +232,7 @@ class Scheduler:
         return unfinished + (READMISSION_RESERVE * len(self._running) if sequence.preemptions else 0)
 
     def _start(self, sequence: Sequence) -> None:
-        slot, cached = self.cache.admit(_reusable(sequence))
+        slot, cached = self.cache.admit(_reusable(sequence), sequence.adapter)
         self._waiting.remove(sequence)
         self._running.append(sequence)
         sequence.phase, sequence.slot, sequence.computed = Phase.RUNNING, slot, cached
@@ -218,16 +241,23 @@ class Scheduler:
 
     # --- prefill ---
 
-    def _prefill_budget(self, decoding: int) -> int:
-        prompts = len(self._running) - decoding
-        shortest = min((sequence.pending for sequence in self._running if sequence.pending > 1), default=0)
-        budget = max(self._budget.prefill_tokens(decoding, prompts), self._budget.uncut(shortest))
+    def _prefill_budget(self, decoding: int, prompts: list[Sequence]) -> int:
+        shortest = min((sequence.pending for sequence in prompts if sequence.pending > 1), default=0)
+        writing = decoding
+        if len(self._adapters) > 1:
+            # Who writes with another adapter waits for this step as well.
+            writing = min(sum(sequence.pending == 1 for sequence in self._running), self._budget.batch - 1)
+        budget = max(self._budget.prefill_tokens(writing, len(prompts)), self._budget.uncut(shortest))
         return min(budget, self._budget.batch - decoding)
 
-    def _prefill_chunks(self, decoding: list[Sequence], budget: int) -> list[Chunk]:
-        """Spend `budget` on the prompts being computed; a cell is promised to each of `decoding`."""
+    def _prefill_chunks(self, turn: list[Sequence], decoding: list[Sequence]) -> list[Chunk]:
+        """A part of the prompts among `turn`, within the step's budget; a cell is promised to each of `decoding`."""
         writing = set(map(id, decoding))
-        prompts = self._in_turn([sequence for sequence in self._running if id(sequence) not in writing])
+        prompts = [sequence for sequence in turn if id(sequence) not in writing]
+        if not prompts:
+            return []
+        prompts = self._in_order(prompts)
+        budget = self._prefill_budget(len(decoding), prompts)
         promised = len(decoding)
         rows = self.cache.limits.spare_rows
         chunks: list[Chunk] = []
@@ -255,20 +285,21 @@ class Scheduler:
             rows -= count - 1 if sequence.scores_prompt else 0
             budget -= count
             promised += count
-        if prompts and not chunks and not decoding:
-            # Prompts alone fill the cache, each with a part of itself: the youngest starts over later.
-            self._preempt(max(prompts, key=lambda sequence: sequence.age))
-            return self._prefill_chunks(decoding, budget)
+        if not chunks and not decoding:
+            # Others fill the cache, or prompts do, each with a part of itself: the youngest starts over later.
+            youngest = max(self._running, key=lambda sequence: sequence.age)
+            self._preempt(youngest)
+            return self._prefill_chunks([sequence for sequence in turn if sequence is not youngest], decoding)
         return chunks
 
-    def _bridges(self, decoding: list[Sequence], chunks: list[Chunk]) -> list[Chunk]:
+    def _bridges(self, turn: list[Sequence], decoding: list[Sequence], chunks: list[Chunk]) -> list[Chunk]:
         """One token of each prompt that rests in this step and lies between two streams that write.
 
         So these are neighbours, and computed in one pass over the weights instead of two.
         """
         if not self.cache.separate_streams:
             return []
-        prompts = {_slot(sequence): sequence for sequence in self._running if sequence.pending > 1}
+        prompts = {_slot(sequence): sequence for sequence in turn if sequence.pending > 1}
         moving = {chunk.slot for chunk in chunks}
         room = self._budget.batch - len(decoding) - sum(chunk.count for chunk in chunks)
         bridges: list[Chunk] = []
@@ -282,14 +313,15 @@ class Scheduler:
                 bridges.append(Chunk(sequence, slot, sequence.computed, 1, False, scored=sequence.scores_prompt))
         return bridges
 
-    def _in_turn(self, prompts: list[Sequence]) -> list[Sequence]:
+    def _in_order(self, prompts: list[Sequence]) -> list[Sequence]:
         """Shortest remainder first, which keeps the mean wait short; in every few steps the oldest goes before it, so
         that a long prompt is never kept from its end.
         """
         prompts.sort(key=lambda sequence: (sequence.pending, sequence.age))
         if len(prompts) > 1:
-            self._prefill_steps += 1
-            if self._prefill_steps % OLDEST_FIRST_EVERY == 0:
+            adapter = prompts[0].adapter
+            self._prefill_steps[adapter] += 1
+            if self._prefill_steps[adapter] % OLDEST_FIRST_EVERY == 0:
                 oldest = min(prompts, key=lambda sequence: sequence.age)
                 prompts.remove(oldest)
                 prompts.insert(0, oldest)

@@ -27,7 +27,8 @@ class Sequence:
     taken from another sequence's cells at its first admission.
 
     `scores_prompt`: the logits behind every token of its prompt are wanted, so none of it may come from elsewhere.
-    `speculation` drafts its text ahead, None: nothing does.
+    `speculation` drafts its text ahead, None: nothing does. `adapter` is the number of the decoder's set of adapters
+    that it is computed with.
     """
 
     tokens: list[int]
@@ -40,6 +41,7 @@ class Sequence:
     cached: int | None = None
     scores_prompt: bool = False
     speculation: Speculation | None = None
+    adapter: int = 0
     preemptions: int = 0
     age: int = field(default_factory=lambda: next(_ages))
 

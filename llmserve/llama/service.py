@@ -8,9 +8,10 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmserve.errors import InvalidRequest, TooManyRequests
+from llmserve.llama.adapter_sets import Adapters
 from llmserve.llama.chat_output import ChatOutput, ModelOutput
 from llmserve.llama.choice_output import ChoiceOutput
 from llmserve.llama.constraint import Constraint, ConstraintFactory
@@ -27,6 +28,7 @@ from llmserve.llama.sequence import Sequence as TokenSequence
 from llmserve.llama.speculation import Experience, Speculation
 from llmserve.llama.text_output import Echo, TextOutput
 from llmserve.llama.text_stream import TextStream
+from llmserve.openai.adapters import split_adapter
 from llmserve.openai.requests import ChatRequest, CompletionRequest, SamplingRequest
 from llmserve.openai.responses import Usage
 
@@ -41,7 +43,7 @@ class ModelFacts:
     `context` is the longest one sequence may become. `piece` gives the bytes a token shows, and `spelling` those of
     control tokens too; both may be called from any thread.
     `sampling` is what the model's file states of how its tokens are chosen. `drafts`: answers are drafted ahead from
-    their own text.
+    their own text. `adapters` are those that a request may name.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ModelFacts:
     spelling: Callable[[int], bytes]
     sampling: SamplingChoices
     drafts: bool = False
+    adapters: Adapters = field(default_factory=Adapters)
 
 
 class Answer:
@@ -172,7 +175,8 @@ class Service:
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="compile")
 
     async def chat(self, request: ChatRequest) -> Answer:
-        """Raises `InvalidRequest`, `ContextLengthExceeded` or `TooManyRequests` before anything is computed."""
+        """Raises `InvalidRequest`, `ContextLengthExceeded`, `TooManyRequests` or, where the model has no such adapter,
+        `AdapterNotFound` before anything is computed."""
         self._check_room()
         loop = asyncio.get_running_loop()
         output = ChatOutput(self._output, request)
@@ -240,7 +244,7 @@ class Service:
             return
         for generation in generations:
             if not generation.sequence.scores_prompt:
-                await self.prefixes.bring(generation.sequence.tokens)
+                await self.prefixes.bring(generation.sequence.tokens, generation.sequence.adapter)
 
     async def _compile(self, grammars: Callable[[], Sequence[Grammar]]) -> Constraint | None:
         """The first of `grammars` that can be compiled; the last one's refusal where none can."""
@@ -257,11 +261,12 @@ class Service:
     def _generations(self, request: SamplingRequest, prompts: Sequence[list[int]]) -> list[Generation]:
         """The answers to be written, `n` for each prompt. Slow where samplers look through long prompts."""
         parameters = self._parameters(request)
+        adapter = self.model.adapters.number(self.model.name, split_adapter(request.model)[1])
         max_tokens = self.model.context if request.max_tokens is None else request.max_tokens
         return [
             Generation(
                 index=prompt_index * request.n + index,
-                sequence=self._sequence(prompt, max_tokens, streamed=request.stream),
+                sequence=self._sequence(prompt, max_tokens, adapter, streamed=request.stream),
                 sampler=Sampler(parameters, prompt, index, self.model.piece),
                 text=TextStream(request.stop),
                 max_tokens=max_tokens,
@@ -271,14 +276,14 @@ class Service:
             for index in range(request.n)
         ]
 
-    def _sequence(self, prompt: list[int], max_tokens: int, *, streamed: bool) -> TokenSequence:
+    def _sequence(self, prompt: list[int], max_tokens: int, adapter: int, *, streamed: bool) -> TokenSequence:
         longest = min(self.model.context, len(prompt) + max(1, max_tokens))
         if not self.model.drafts or max_tokens <= 1:
-            return TokenSequence(list(prompt), len(prompt), longest, streamed)
+            return TokenSequence(list(prompt), len(prompt), longest, streamed, adapter=adapter)
         drafter = Drafter(ends=frozenset(self.model.ends))
         drafter.propose(prompt, 0)  # indexes the prompt here, where nobody waits for the next step
         speculation = Speculation(drafter, self._drafted)
-        return TokenSequence(list(prompt), len(prompt), longest, streamed, speculation=speculation)
+        return TokenSequence(list(prompt), len(prompt), longest, streamed, speculation=speculation, adapter=adapter)
 
     def _parameters(self, request: SamplingRequest) -> SamplingParameters:
         bias = request.logit_bias or {}

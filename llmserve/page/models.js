@@ -29,22 +29,24 @@ export class Models {
   /** Ask for the list of models anew. */
   async refresh() {
     const { data } = await this.server.json("/v1/models");
-    this.#entries = data;
-    const kept = new Set(data.map((entry) => entry.id));
+    // A model with an adapter is loaded and removed with its model.
+    const models = data.filter((entry) => !entry.parent);
+    this.#entries = models;
+    const kept = new Set(models.map((entry) => entry.id));
     for (const [name, card] of this.#cards) {
       if (kept.has(name)) continue;
       card.node.remove();
       this.#cards.delete(name);
     }
     const list = byId("models-list");
-    data.forEach((entry, place) => {
+    models.forEach((entry, place) => {
       const card = this.#cards.get(entry.id) ?? new ModelCard(entry, this.actions);
       this.#cards.set(entry.id, card);
       card.describe(entry);
       card.update(this.#statuses.get(entry.id) ?? null);
       if (list.children[place] !== card.node) list.insertBefore(card.node, list.children[place] ?? null);
     });
-    byId("models-empty").hidden = data.length > 0;
+    byId("models-empty").hidden = models.length > 0;
     this.#summarize();
     this.changed(data);
   }

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import IO
 
 from llmserve.errors import Conflict, InvalidModel, InvalidRequest
+from llmserve.store.adapter_names import are_sound_names
 from llmserve.store.blobs import Blob, is_sha256
 from llmserve.store.budget import Budget, make_room
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import identity_of, rename_durably, require_space, storage_errors
 from llmserve.store.manifests import Adapter, Companion, Created, Manifest, is_plain_name
-from llmserve.store.names import Reference, parse_name, shown
+from llmserve.store.names import LogicalName, Reference, parse_name, shown
 from llmserve.store.progress import PullProgress, Report, ignore_progress
 from llmserve.store.scratch import Scratch, scratch
 from llmserve.store.sources.artifact import Artifact, ArtifactFile
@@ -51,6 +52,8 @@ class BundledFile:
 class BundledAdapter:
     file: BundledFile
     scale: float
+    name: str | None = None
+    default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,10 @@ def _described(manifest: Manifest) -> BundledModel:
         files=tuple(_listed(file) for file in manifest.files),
         defaults=manifest.defaults,
         template=_listed(manifest.template) if manifest.template else None,
-        adapters=tuple(BundledAdapter(_listed(adapter.file), adapter.scale) for adapter in manifest.adapters),
+        adapters=tuple(
+            BundledAdapter(_listed(adapter.file), adapter.scale, adapter.name, adapter.default)
+            for adapter in manifest.adapters
+        ),
     )
 
 
@@ -236,6 +242,9 @@ def _checked(model: BundledModel) -> Reference:
     sound = all(
         is_plain_name(file.name) and is_sha256(file.sha256) and file.size_bytes > 0 for file in model.everything
     )
+    sound &= are_sound_names(model.adapters)
+    # `@` in other names is a revision's.
+    sound &= isinstance(reference, LogicalName) or all(adapter.name is None for adapter in model.adapters)
     if str(reference) != model.name or not model.files or not sound:
         raise InvalidModel(f"{_LIST}: what it says of `{shown(model.name)}` makes no sense")
     return reference
@@ -308,7 +317,9 @@ def _created(model: BundledModel, blobs: dict[str, Blob]) -> Created:
     return Created(
         defaults=model.defaults,
         template=companion(model.template) if model.template else None,
-        adapters=tuple(Adapter(companion(adapter.file), adapter.scale) for adapter in model.adapters),
+        adapters=tuple(
+            Adapter(companion(adapter.file), adapter.scale, adapter.name, adapter.default) for adapter in model.adapters
+        ),
     )
 
 

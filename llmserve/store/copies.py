@@ -14,6 +14,7 @@ from llmserve.store.adapters import read_adapter
 from llmserve.store.blobs import Expected, Incoming
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.description import Description, read_description
+from llmserve.store.gguf import read_whole_header
 from llmserve.store.manifests import Adapter, Companion, Manifest
 from llmserve.store.names import LogicalName, parse_name
 from llmserve.store.progress import Report, ignore_progress
@@ -84,11 +85,17 @@ def _adapters(store: Store, described: Description, report: Report) -> tuple[Ada
     """The adapters that are stated, inspected; None where none are."""
     if described.adapters is None:
         return None
+    if not described.adapters:
+        return ()
     base = store.inspect(described.base)
-    if described.adapters and base.format != "gguf":
+    if base.format != "gguf":
         raise InvalidRequest(f"`{described.base}` is no GGUF model, so it cannot take adapters", param="adapters")
+    if base.kind != "generate":
+        raise InvalidRequest(f"`{described.base}` is an embedding model, which takes no adapters", param="adapters")
+    header = read_whole_header(store.load_path(store.manifest(described.base)))
     return tuple(
-        Adapter(read_adapter(adapter.path, base.architecture, report), adapter.scale) for adapter in described.adapters
+        Adapter(read_adapter(adapter.path, header, report), adapter.scale, adapter.name, adapter.default)
+        for adapter in described.adapters
     )
 
 

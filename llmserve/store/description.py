@@ -3,17 +3,19 @@
     base = "smollm2:135m"                        the model to start from
     system = "You answer in one sentence."
     template = "{% for message in messages %}…"  or { file = "chat.jinja" }
-    adapters = ["style.gguf"]                    or [{ file = "style.gguf", scale = 0.5 }]
+    adapters = ["style.gguf"]                    or [{ file = "style.gguf", scale = 0.5, name = "style" }]
 
     [parameters]                                 temperature, top_p, max_tokens, seed
     temperature = 0.2
 
-Paths are relative to the file's own directory. What is not stated is the base's.
+Paths are relative to the file's own directory. What is not stated is the base's. An adapter with a `name` is for
+requests that ask for `model@name` and, with `default = true`, for those that ask for none; one without is always on.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +23,10 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from llmserve.errors import InvalidRequest
+from llmserve.store.adapter_names import is_adapter_name
 from llmserve.store.chat_templates import TEMPLATE_LIMIT_CHARACTERS, check_template
 from llmserve.store.defaults import ChatDefaults
+from llmserve.store.names import shown
 
 _KEYS = ("base", "system", "template", "adapters", "parameters", "temperature")
 _ADAPTERS_LIMIT = 16
@@ -42,6 +46,8 @@ _PARAMETERS: Mapping[str, tuple[type[float] | type[int], float, float]] = Mappin
 class AdapterPath:
     path: Path
     scale: float = 1.0
+    name: str | None = None
+    default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +142,32 @@ class _Reader:
             return None
         if not isinstance(stated, list) or len(stated) > _ADAPTERS_LIMIT:
             self.fail("adapters", f"is no list of at most {_ADAPTERS_LIMIT} files")
-        return tuple(self._adapter({"file": item} if isinstance(item, str) else item) for item in stated)
+        adapters = tuple(self._adapter({"file": item} if isinstance(item, str) else item) for item in stated)
+        names = Counter(adapter.name for adapter in adapters if adapter.name is not None)
+        for name, count in names.items():
+            if count > 1:
+                self.fail("adapters", f"has two of the name `{name}`")
+        if sum(adapter.default for adapter in adapters) > 1:
+            self.fail("adapters", "has two with `default`; one can be on where nobody asks for another")
+        return adapters
 
     def _adapter(self, item: object) -> AdapterPath:
         if not isinstance(item, dict):
-            self.fail("adapters", 'holds something else than paths and { file = "...", scale = 1.0 }')
+            self.fail("adapters", 'holds something else than paths and { file = "...", scale = 1.0, name = "..." }')
         scale = item.get("scale", 1.0)
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not -_SCALE_LIMIT <= scale <= _SCALE_LIMIT:
             self.fail("adapters", f"has a scale that is no number from {-_SCALE_LIMIT:g} to {_SCALE_LIMIT:g}")
-        return AdapterPath(self._path("adapters", item, "file", "scale"), float(scale))
+        name, default = item.get("name"), item.get("default", False)
+        if name is not None and (not isinstance(name, str) or not is_adapter_name(name)):
+            stated = shown(name) if isinstance(name, str) else name
+            self.fail("adapters", f"has the name `{stated}`: a name has a-z, 0-9, '.', '_' and '-', and is not `none`")
+        if not isinstance(default, bool):
+            self.fail("adapters", "has a `default` that is neither true nor false")
+        if default and name is None:
+            self.fail("adapters", "has a `default` without a `name`: one without a name is always on")
+        return AdapterPath(
+            self._path("adapters", item, "file", "scale", "name", "default"), float(scale), name, default
+        )
 
     def _path(self, key: str, table: dict[str, Any], *known: str) -> Path:
         """The path at `file` in a table that has no other keys than those known."""

@@ -31,3 +31,9 @@ def read_header(path: Path) -> GgufHeader:
     """The metadata and tensor list of any GGUF file, checked for its format but not for making sense as a model."""
     with open_header(path) as source:
         return parse_header(source)
+
+
+def read_whole_header(path: Path) -> GgufHeader:
+    """As `read_header`, with the tensors of all parts where `path` is the first of a split model."""
+    header = read_header(path)
+    return join(header, path) if split_count(header) > 1 else header

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -98,6 +99,23 @@ def describe(header: GgufHeader) -> ModelInfo:
         chat_template=header.text("tokenizer.chat_template"),
         license=header.text("general.license"),
         tensor_types=tuple(types.most_common()),
+    )
+
+
+def with_adapter(model: ModelInfo, adapter: GgufHeader) -> ModelInfo:
+    """`model` with the bytes of an adapter's tensors beside those of the tensors they belong to: there llama.cpp has
+    them in memory, on whatever device that is. Raises `InvalidModel` for layers that the model does not have."""
+    layer_bytes, input_bytes, output_bytes = _tensor_bytes(adapter, len(model.layers))
+    expert_bytes = _expert_bytes(adapter, len(model.layers))
+    layers = (
+        replace(layer, weight_bytes=layer.weight_bytes + weights, expert_bytes=layer.expert_bytes + experts)
+        for layer, weights, experts in zip(model.layers, layer_bytes, expert_bytes, strict=True)
+    )
+    return replace(
+        model,
+        layers=tuple(layers),
+        input_bytes=model.input_bytes + input_bytes,
+        output_bytes=model.output_bytes + output_bytes,
     )
 
 

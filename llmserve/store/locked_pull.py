@@ -11,7 +11,7 @@ from llmserve.errors import Conflict, InvalidModel, ModelNotFound, PullFailed
 from llmserve.store.adapters import read_adapter
 from llmserve.store.blobs import Expected
 from llmserve.store.copies import template_blob
-from llmserve.store.inspection import inspect_model
+from llmserve.store.gguf import read_whole_header
 from llmserve.store.lockfile import LockedModel, LockFile, difference, files_difference
 from llmserve.store.manifests import Adapter, Companion, Created
 from llmserve.store.names import QUANTIZED, Reference
@@ -119,14 +119,14 @@ def _register(
 def _adapters(locked: LockedModel, artifact: Artifact, report: Report) -> tuple[Adapter, ...]:
     if not locked.adapters:
         return ()
-    architecture = inspect_model(artifact.main.path).architecture
+    base = read_whole_header(artifact.main.path)
     adapters = []
     for adapter in locked.adapters:
-        file = read_adapter(Path(adapter.path), architecture, report)
+        file = read_adapter(Path(adapter.path), base, report)
         if file.sha256 != adapter.sha256:
             raise PullFailed(
                 f"the adapter {adapter.path} of `{locked.name}` is another: its SHA-256 is {file.sha256}, "
                 f"not {adapter.sha256}"
             )
-        adapters.append(Adapter(file, adapter.scale))
+        adapters.append(Adapter(file, adapter.scale, adapter.name, adapter.default))
     return tuple(adapters)

@@ -15,6 +15,7 @@ from typing import Any
 
 from llmserve.errors import InvalidRequest, SettingsError
 from llmserve.settings import Settings
+from llmserve.store.adapter_names import are_sound_names
 from llmserve.store.blobs import is_sha256
 from llmserve.store.chat_templates import check_template
 from llmserve.store.defaults import ChatDefaults
@@ -44,6 +45,8 @@ class LockedAdapter:
     size_bytes: int
     sha256: str
     scale: float
+    name: str | None = None
+    default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +166,8 @@ def difference(locked: LockedModel, manifest: Manifest) -> str | None:
         return problem
     if (manifest.template.sha256 if manifest.template else None) != _own_template_sha256(locked):
         return "has another chat template"
-    adapters = [(adapter.file.sha256, adapter.scale) for adapter in manifest.adapters]
-    if adapters != [(adapter.sha256, adapter.scale) for adapter in locked.adapters]:
+    here = [(adapter.file.sha256, adapter.scale, adapter.name, adapter.default) for adapter in manifest.adapters]
+    if here != [(adapter.sha256, adapter.scale, adapter.name, adapter.default) for adapter in locked.adapters]:
         return "has other adapters"
     if (manifest.defaults or ChatDefaults()) != (locked.defaults or ChatDefaults()):
         return "has another system message or other parameters"
@@ -205,6 +208,8 @@ def _locked(store: Store, manifest: Manifest) -> LockedModel:
                 adapter.file.identity.size_bytes,
                 adapter.file.sha256,
                 adapter.scale,
+                adapter.name,
+                adapter.default,
             )
             for adapter in manifest.adapters
         ),
@@ -224,6 +229,7 @@ def _check(model: LockedModel) -> None:
     """Raise `ValueError` for what cannot be true of a model."""
     digests = [*(file.sha256 for file in model.files), *(adapter.sha256 for adapter in model.adapters)]
     names_are_plain = all(is_plain_name(file.name) for file in model.files)
+    names_are_plain &= are_sound_names(model.adapters)
     if not model.files or not names_are_plain or not all(map(is_sha256, digests)):
         raise ValueError(f"what it says of `{shown(model.name)}` makes no sense")
     try:

@@ -47,10 +47,18 @@ class Companion:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter (LoRA) of the user's own, and how strongly it is applied."""
+    """An adapter (LoRA) of the user's own, how strongly it is applied, and to whom: as in `AdapterFile`."""
 
     file: Companion
     scale: float = 1.0
+    name: str | None = None
+    default: bool = False
+
+    @property
+    def meaning(self) -> str:
+        """All but its file, in one line of the model's digest."""
+        name = "" if self.name is None else f" {self.name}"
+        return f"{self.scale!r}{name}{' default' if self.default else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +144,7 @@ class Manifest:
             return self.files_digest
         template = [f"{self.template.sha256}  template"] if self.template else []
         adapters = [
-            f"{adapter.file.sha256}  adapter {number} {adapter.scale!r}"
+            f"{adapter.file.sha256}  adapter {number} {adapter.meaning}"
             for number, adapter in enumerate(self.adapters, 1)
         ]
         return _sha256_of_lines([f"{self.files_digest}  files", *template, *adapters])

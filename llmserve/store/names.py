@@ -141,6 +141,11 @@ def parse_name(text: str) -> Reference:
     raise InvalidRequest(f"`{shown(text)}` is not a model name", param="model", hint=_hint(text))
 
 
+def is_component(text: str) -> bool:
+    """Whether `text` could be the family or the tag of a name."""
+    return re.fullmatch(_COMPONENT, text, re.ASCII) is not None and not _is_trap(text, None)
+
+
 def parse_url(text: str) -> UrlReference | None:
     """The file that an https address with a digest names, None for every other text."""
     if len(text) > MAX_URL_LENGTH or _HUB_PAGE.fullmatch(text):

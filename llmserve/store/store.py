@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmserve.errors import Conflict, InvalidModel, InvalidRequest, ModelNotFound
+from llmserve.openai.adapters import require_adapter, split_adapter
 from llmserve.store.blobs import Blobs
 from llmserve.store.catalog import Catalog, load_catalog
 from llmserve.store.defaults import ChatDefaults
@@ -72,9 +73,13 @@ class Store:
     def find(self, name: str) -> InstalledModel:
         """The installed model of this name, if its files are still those that were verified; a few system calls.
 
-        Raises `ModelNotFound` with the way to get it, `InvalidModel` for a file that changed or a damaged manifest.
+        `name@adapter` is the model too, if it has that adapter. Raises `ModelNotFound` with the way to get it,
+        `AdapterNotFound`, and `InvalidModel` for a file that changed or a damaged manifest.
         """
-        return self.installed(self.manifest(name))
+        name, adapter = split_adapter(name)
+        found = self.installed(self.manifest(name))
+        require_adapter(found, adapter)
+        return found
 
     def manifest(self, name: str) -> Manifest:
         """The manifest of the model that `find` returns. Raises as it does."""
@@ -104,7 +109,11 @@ class Store:
         )
 
     def defaults(self, name: str) -> ChatDefaults:
-        """What suits a model in a chat: what was stated when it was created, or else what the catalog says."""
+        """What suits a model in a chat: what was stated when it was created, or else what the catalog says.
+
+        Whatever its adapter, where `name` names one.
+        """
+        name, _ = split_adapter(name)
         try:
             manifest = self.manifests.read(self.reference(name))
         except InvalidModel:
@@ -185,7 +194,10 @@ class Store:
         return processes_using(path, manifest.name if is_shared else None)
 
     def inspect(self, name: str) -> ModelInfo:
-        """What the files of an installed model, or the file or directory at a path, say. Raises as `find` does."""
+        """What the files of an installed model, or the file or directory at a path, say. Raises as `find` does.
+
+        Its adapters' bytes are among those of the weights they change.
+        """
         if is_path(name):
             from llmserve.store.sources import local
 
@@ -193,6 +205,10 @@ class Store:
         manifest = self.manifest(name)
         entry = self.catalog.entry(manifest.name)
         info = replace(_inspect(self.load_path(manifest)), parsers=None if entry is None else entry.parsers)
+        if manifest.adapters:
+            from llmserve.store.adapters import beside
+
+            info = beside(info, {self.file_path(adapter.file) for adapter in manifest.adapters})
         return info if manifest.template is None else replace(info, chat_template=self.own_template(manifest))
 
     def adopt(
@@ -316,7 +332,13 @@ class Store:
             pulled_at=manifest.pulled_at,
             template=str(self.file_path(manifest.template)) if manifest.template else None,
             adapters=tuple(
-                AdapterFile(str(self.file_path(adapter.file)), adapter.file.sha256, adapter.scale)
+                AdapterFile(
+                    str(self.file_path(adapter.file)),
+                    adapter.file.sha256,
+                    adapter.scale,
+                    adapter.name,
+                    adapter.default,
+                )
                 for adapter in manifest.adapters
             ),
             pinned=manifest.pinned,

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from llmserve import __version__
 from llmserve.errors import InvalidModel, ModelNotFound
+from llmserve.openai.adapters import require_adapter, split_adapter
 from llmserve.planning.variant import VariantChoice
 from llmserve.store.catalog import Catalog
 from llmserve.store.defaults import ChatDefaults
@@ -197,10 +198,12 @@ class FakeStore:
     choice: VariantChoice | None = None
 
     def find(self, name: str) -> InstalledModel:
+        name, adapter = split_adapter(name)
         if name in self.problems:
             raise InvalidModel(f"`{name}` {self.problems[name]}; it is not served")
         for model in self.models.values():
             if name == model.name or name in model.aliases:
+                require_adapter(model, adapter)
                 return model
         raise ModelNotFound(f"`{name}` is not installed", hint=f"`llmserve pull {name}` gets it")
 

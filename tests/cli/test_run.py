@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from llmserve import errors
 from llmserve.store.catalog import Catalog, CatalogModel, Variant
 from llmserve.store.defaults import ChatDefaults
+from llmserve.types import AdapterFile
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import DONE, DROP, FakeGateway, FakeStore, answer, delta, event, finish
 
@@ -23,6 +25,26 @@ def test_the_answer_alone_is_on_stdout(invoke: Invoke, gateway: FakeGateway) -> 
     (request,) = gateway.chats
     assert request["model"] == "tiny:1b"
     assert request["messages"] == [{"role": "user", "content": "Why is the sky blue?"}]
+
+
+def test_the_adapter_is_asked_for_by_the_models_full_name(
+    invoke: Invoke, gateway: FakeGateway, store: FakeStore
+) -> None:
+    polite = AdapterFile("/polite.gguf", "0" * 64, name="polite")
+    store.models["tiny:1b"] = replace(store.models["tiny:1b"], adapters=(polite,))
+    gateway.script = [answer("Yes.")]
+    assert invoke("run", "tiny@polite", "hi").code == 0
+    assert gateway.chats[0]["model"] == "tiny:1b@polite"
+    result = invoke("run", "tiny@rude", "hi")
+    assert result.code == 1
+    assert "`tiny:1b` has no adapter `rude`" in result.err
+    assert "`tiny:1b@polite`" in result.err
+    store.available = {"nothing"}
+    result = invoke("run", "nothing@polite", "hi")
+    assert result.code == 1
+    assert "`nothing` is not installed" in result.err
+    assert "nothing" not in store.models, "what was not created here is not pulled for an adapter"
+    assert len(gateway.chats) == 1
 
 
 def test_an_answer_that_was_cut_is_told(invoke: Invoke, gateway: FakeGateway) -> None:

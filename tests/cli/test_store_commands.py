@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llmserve.types import InstalledModel, ModelInfo, from_json, to_json
+from llmserve.types import AdapterFile, InstalledModel, ModelInfo, from_json, to_json
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import FakeStore, installed, model_info
 from tests.cli.test_terminal import Terminal
@@ -118,6 +119,22 @@ def test_show(invoke: Invoke, store: FakeStore) -> None:
     assert facts["quantization"] == "Q4_0 (F32 61, Q4_0 211)"
     assert facts["license"] == "apache-2.0"
     assert facts["sha256"] == "ab" * 32
+
+
+def test_show_tells_what_to_ask_for_each_adapter(invoke: Invoke, store: FakeStore) -> None:
+    adapters = (
+        AdapterFile("/always.gguf", "0" * 64, 0.5),
+        AdapterFile("/polite.gguf", "1" * 64, name="polite"),
+        AdapterFile("/terse.gguf", "2" * 64, name="terse", default=True),
+    )
+    store.models["made:v1"] = replace(installed("made:v1"), adapters=adapters)
+    for name in ("made:v1", "made:v1@polite"):
+        lines = [line.split(None, 1)[1] for line in invoke("show", name).out.splitlines() if line.startswith("adapter")]
+        assert lines == [
+            "/always.gguf (scale 0.5)",
+            "made:v1@polite: /polite.gguf (scale 1)",
+            "made:v1@terse: /terse.gguf (scale 1, on by default)",
+        ]
 
 
 def test_show_as_json(invoke: Invoke, store: FakeStore) -> None:

@@ -23,6 +23,7 @@ from llmserve.planning.measurements import NOTHING_KNOWN, Knowledge
 from llmserve.settings import Settings
 from llmserve.state.database import Key
 from llmserve.types import (
+    AdapterFile,
     CpuInfo,
     DeviceMemory,
     EngineInfo,
@@ -69,14 +70,31 @@ class FakeStore:
         self._sizes: dict[str, int] = {}
         self._kinds: dict[str, ModelKind] = {}
 
-    def add(self, name: str, *, size_bytes: int = 2**20, kind: ModelKind = "generate", **script: Any) -> Path:
+    def add(
+        self,
+        name: str,
+        *,
+        size_bytes: int = 2**20,
+        kind: ModelKind = "generate",
+        adapters: tuple[str, ...] = (),
+        **script: Any,
+    ) -> Path:
         """Install a model, or change the script of one for its next load. Returns the path of its file."""
         path = self._folder / f"{name}.json"
         path.write_text(json.dumps(script))
         self._sizes[name] = size_bytes
         self._kinds[name] = kind
         self._models[name] = InstalledModel(
-            name, (f"{name}-alias",), "gguf", "Q4_0", str(path), size_bytes, "0" * 64, f"file:{path}", 0.0
+            name,
+            (f"{name}-alias",),
+            "gguf",
+            "Q4_0",
+            str(path),
+            size_bytes,
+            "0" * 64,
+            f"file:{path}",
+            0.0,
+            adapters=tuple(AdapterFile(f"/{adapter}.gguf", "0" * 64, name=adapter) for adapter in adapters),
         )
         return path
 

@@ -8,7 +8,7 @@ import os
 import psutil
 import pytest
 
-from llmserve.errors import Conflict, ModelNotFound, TooManyRequests, Unavailable
+from llmserve.errors import AdapterNotFound, Conflict, ModelNotFound, TooManyRequests, Unavailable
 from llmserve.fleet.lease import Lease
 from tests.fleet.fakes import World, ask, children, until
 
@@ -26,6 +26,33 @@ async def test_an_alias_and_the_name_share_one_worker(world: World) -> None:
     by_name, by_alias = await world.lease("alpha"), await world.lease("alpha-alias")
     assert by_name.client is by_alias.client
     assert len(children()) == 1
+
+
+async def test_a_model_and_its_adapters_share_one_worker(world: World) -> None:
+    world.store.add("alpha", adapters=("polite", "terse"))
+    names = ("alpha@polite", "alpha", "alpha-alias@terse", "alpha@none")
+    leases = await asyncio.gather(*map(world.lease, names))
+    assert {lease.model.name for lease in leases} == {"alpha"}
+    assert len({id(lease.client) for lease in leases}) == 1
+    assert len(children()) == 1
+    assert world.status("alpha").leases == 4
+    for lease in leases:
+        lease.release()
+    assert await world.fleet.stop("alpha@polite")
+    assert not children()
+
+
+async def test_an_unknown_adapter_is_not_found_whether_the_model_is_loaded_or_not(world: World) -> None:
+    world.store.add("alpha", adapters=("polite",))
+    world.store.add("beta")
+    for _ in range(2):
+        with pytest.raises(AdapterNotFound, match="`alpha` has no adapter `rude`") as missing:
+            await world.lease("alpha@rude")
+        assert missing.value.hint == "there is `alpha@polite`"
+        (await world.lease("alpha")).release()
+    with pytest.raises(AdapterNotFound, match="`beta` has no adapter `polite`"):
+        await world.lease("beta@polite")
+    assert len(children()) == 1, "nothing is loaded for what is not there"
 
 
 async def test_many_requests_join_one_load(world: World) -> None:

@@ -13,9 +13,13 @@ from llmserve.llama.engine import OutOfRoom
 VOCABULARY = 64
 
 
-def next_token(tokens: list[int]) -> int:
-    """What this "model" writes after `tokens`: any change of a token or of the order changes it."""
-    return zlib.crc32(np.asarray(tokens, dtype=np.int32).tobytes()) % VOCABULARY
+# A cell says with which adapter it was computed, above its token.
+_ADAPTER_BITS = 20
+
+
+def next_token(tokens: list[int], adapter: int = 0) -> int:
+    """What this "model" writes after `tokens`: any change of a token, of the order or of the adapter changes it."""
+    return zlib.crc32(np.asarray(tokens, dtype=np.int32).tobytes(), adapter) % VOCABULARY
 
 
 class FakeRunner:
@@ -38,7 +42,7 @@ class FakeRunner:
         return len({cell for slot in self.slots for cell, _ in slot})
 
     def tokens(self, slot: int) -> list[int]:
-        return [token for _, token in self.slots[slot]]
+        return [content & ((1 << _ADAPTER_BITS) - 1) for _, content in self.slots[slot]]
 
     def decode(self, batch: Batch) -> npt.NDArray[np.float32]:
         for operation in batch.operations:
@@ -47,6 +51,7 @@ class FakeRunner:
         total = sum(chunk.count for chunk in batch.chunks)
         assert total <= self.batch, "a step within the batch size"
         assert len({chunk.slot for chunk in batch.chunks}) == len(batch.chunks), "one chunk per slot"
+        assert all(chunk.sequence.adapter == batch.adapter for chunk in batch.chunks), "one adapter per step"
         if self.used + total > self.capacity:
             raise OutOfRoom
         if batch.chunks and self.split:
@@ -58,13 +63,14 @@ class FakeRunner:
             slot = self.slots[chunk.slot]
             assert chunk.start == len(slot), "positions continue what the slot holds"
             assert chunk.count > 0
+            assert all(content >> _ADAPTER_BITS == batch.adapter for _, content in slot), "no other adapter's cells"
             wanted = len(slot) + chunk.count - chunk.rows
             for token in chunk.tokens:
-                slot.append((self._next_cell, token))
+                slot.append((self._next_cell, batch.adapter << _ADAPTER_BITS | token))
                 self._next_cell += 1
                 if len(slot) > wanted:
                     row = np.full(VOCABULARY, -1, dtype=np.float32)
-                    row[next_token(self.tokens(chunk.slot))] = 5
+                    row[next_token(self.tokens(chunk.slot), batch.adapter)] = 5
                     rows.append(row)
         self.steps += 1
         self.computed += total
@@ -86,10 +92,10 @@ class FakeRunner:
                 assert 0 < length <= len(self.slots[source])
                 assert self.cuttable or length == len(self.slots[source])
                 cells = self.slots[source][:length]
-                self.slots[target] = self._anew([token for _, token in cells]) if self.split else cells
+                self.slots[target] = self._anew([content for _, content in cells]) if self.split else cells
             case Save(slot, key):
                 assert key not in self.saved
-                self.saved[key] = self.tokens(slot)
+                self.saved[key] = [content for _, content in self.slots[slot]]
             case Restore(key, slot, length):
                 assert not self.slots[slot], "a prefix is restored into an empty slot"
                 assert self.cuttable or length == len(self.saved[key])
@@ -105,10 +111,10 @@ class FakeRunner:
     def saved_state(self, key: int) -> npt.NDArray[np.uint8]:
         return np.asarray(self.saved[key], dtype=np.int32).view(np.uint8)
 
-    def _anew(self, tokens: list[int]) -> list[tuple[int, int]]:
+    def _anew(self, contents: list[int]) -> list[tuple[int, int]]:
         first = self._next_cell
-        self._next_cell += len(tokens)
-        return list(enumerate(tokens, first))
+        self._next_cell += len(contents)
+        return list(enumerate(contents, first))
 
     def clear(self) -> None:
         self.saved.clear()

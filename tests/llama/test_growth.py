@@ -14,7 +14,7 @@ from llmserve.errors import InvalidModel, LlmserveError
 from llmserve.llama.growth import RETRY_SECONDS, Growth
 from llmserve.llama.kv_cache import Limits, UnifiedCache
 from tests.llama.conftest import CONTEXT, WorkerProcess, running, tiny_plan
-from tests.llama.test_scheduler import Bench, alone
+from tests.llama.schedule_bench import Bench, alone
 from tests.llama.ties import assert_same_but_for_ties
 from tests.support import until
 

@@ -25,7 +25,8 @@ from llmserve.llama.sequence import Sequence
 from llmserve.llama.split_cache import SplitCache
 from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.text_stream import TextStream
-from tests.llama.fake_runner import FakeRunner, next_token
+from tests.llama.fake_runner import FakeRunner
+from tests.llama.schedule_bench import alone
 
 BATCH = 32
 LONGEST = 96
@@ -34,22 +35,29 @@ LONGEST = 96
 class Run:
     """One life of a worker over the archive in `folder`."""
 
-    def __init__(self, folder: Path, *, split: bool, cuttable: bool = True, shelf: int = 400) -> None:
+    def __init__(
+        self, folder: Path, *, split: bool, cuttable: bool = True, shelf: int = 400, adapters: int = 1
+    ) -> None:
         slots, cells = (4, 4 * LONGEST) if split else (8, 256)
         limits = Limits(3, slots, cells, cells, cuttable=cuttable, shelf=shelf, worth_saving=10)
         self.runner = FakeRunner(slots, cells, BATCH, split=split, cuttable=cuttable)
         self.scheduler = Scheduler(SplitCache(limits) if split else UnifiedCache(limits), StepBudget(BATCH))
         self.loop = asyncio.get_running_loop()
         self.engine = Engine(self.runner, self.scheduler, lambda _: b"x", (), self.loop.call_soon_threadsafe, 0)
-        self.archive = PrefixArchive(folder / "prefixes" / "model", "fake", 1 << 20, cuttable=cuttable)
-        self.archive.open(min(LONGEST, shelf))
-        self.keeper = PrefixKeeper(self.engine, self.scheduler, self.runner, self.archive)
+        archives = [
+            PrefixArchive(folder / "prefixes" / "model", layout, 1 << 20, cuttable=cuttable)
+            for layout in ("fake", *(f"fake adapter={n}" for n in range(1, adapters)))
+        ]
+        for archive in archives:
+            archive.open(min(LONGEST, shelf))
+        self.archive = archives[0]
+        self.keeper = PrefixKeeper(self.engine, self.scheduler, self.runner, archives)
         self.engine.start()
 
-    async def write(self, prompt: list[int], count: int) -> Sequence:
+    async def write(self, prompt: list[int], count: int, adapter: int = 0) -> Sequence:
         """`count` tokens after `prompt`, as a request gets them."""
-        await self.keeper.bring(prompt)
-        sequence = Sequence(list(prompt), len(prompt), LONGEST)
+        await self.keeper.bring(prompt, adapter)
+        sequence = Sequence(list(prompt), len(prompt), LONGEST, adapter=adapter)
         generation = Generation(
             0, sequence, Sampler(SamplingParameters(temperature=0), prompt, 0), TextStream(()), count
         )
@@ -71,19 +79,14 @@ class Run:
 
 
 @contextmanager
-def run(folder: Path, *, split: bool = True, cuttable: bool = True, shelf: int = 400) -> Iterator[Run]:
-    one = Run(folder, split=split, cuttable=cuttable, shelf=shelf)
+def run(
+    folder: Path, *, split: bool = True, cuttable: bool = True, shelf: int = 400, adapters: int = 1
+) -> Iterator[Run]:
+    one = Run(folder, split=split, cuttable=cuttable, shelf=shelf, adapters=adapters)
     try:
         yield one
     finally:
         one.close()
-
-
-def alone(prompt: list[int], count: int) -> list[int]:
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(next_token(tokens))
-    return tokens
 
 
 def files(folder: Path) -> list[Path]:
@@ -125,22 +128,35 @@ async def test_restored_text_is_the_text_that_would_have_been_computed(tmp_path:
 
 async def _converse(rng: random.Random, folder: Path) -> None:
     split, cuttable, shelf = rng.random() < 0.5, rng.random() < 0.8, rng.choice([60, 400])
+    adapters = rng.randrange(1, 3)
     stems = [[rng.randrange(50) for _ in range(rng.randrange(5, 40))] for _ in range(3)]
     told: list[Sequence] = []
     for _ in range(3):
-        with run(folder, split=split, cuttable=cuttable, shelf=shelf) as life:
+        with run(folder, split=split, cuttable=cuttable, shelf=shelf, adapters=adapters) as life:
             for _ in range(4):
                 prompts = [
                     [*(rng.choice([*stems, *(one.tokens[:60] for one in told)])), rng.randrange(50)]
                     for _ in range(rng.randrange(1, 4))
                 ]
                 counts = [rng.randrange(1, 20) for _ in prompts]
-                written = await asyncio.gather(*map(life.write, prompts, counts))
+                asked = [rng.randrange(adapters) for _ in prompts]
+                written = await asyncio.gather(*map(life.write, prompts, counts, asked))
                 for sequence, prompt, count in zip(written, prompts, counts, strict=True):
-                    assert sequence.tokens == alone(prompt, count)
+                    assert sequence.tokens == alone(prompt, count, sequence.adapter)
                 told += written
                 if rng.random() < 0.3:
                     await asyncio.to_thread(life.keeper.write)
+
+
+async def test_a_file_serves_its_own_adapter_alone(tmp_path: Path) -> None:
+    with run(tmp_path, adapters=2) as first:
+        await first.write([*SYSTEM, 1], 4, adapter=1)
+    with run(tmp_path, adapters=2) as second:
+        other = await second.write([*SYSTEM, 2], 4)
+        own = await second.write([*SYSTEM, 2], 4, adapter=1)
+    assert (other.cached, own.cached) == (0, len(SYSTEM))
+    assert other.tokens == alone([*SYSTEM, 2], 4)
+    assert own.tokens == alone([*SYSTEM, 2], 4, 1)
 
 
 async def test_a_file_is_read_once_for_all_who_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +232,8 @@ async def test_what_is_used_most_is_written_first(tmp_path: Path) -> None:
             await one.write([*SYSTEM[:20], n], 1)
         await one.write([n % 7 for n in range(30)], 1)
         ranked = one.engine.call(one.scheduler.cache.worth_archiving).result(5)
-    assert ranked[0][:20] == SYSTEM[:20]
+    tokens, adapter = ranked[0]
+    assert (tokens[:20], adapter) == (SYSTEM[:20], 0)
 
 
 async def test_writing_stops_when_there_is_something_to_compute(tmp_path: Path) -> None:

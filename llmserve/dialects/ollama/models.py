@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmserve.dialects.ollama.answers import timestamp
+from llmserve.openai.adapters import split_adapter
 from llmserve.types import EnginePlan, InstalledModel, ModelInfo
 
 # What is spoken here. Clients compare it with the version that brought a feature they need.
@@ -47,8 +48,9 @@ def running_entry(
 def details(model: InstalledModel, info: ModelInfo | None) -> dict[str, Any]:
     """What kind of model it is: format, family, size and quantization."""
     family = info.architecture if info is not None else ""
+    base, adapter = split_adapter(model.name)
     return {
-        "parent_model": "",
+        "parent_model": "" if adapter is None else base,
         "format": model.format,
         "family": family,
         "families": [family] if family else [],
