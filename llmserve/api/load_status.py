@@ -50,8 +50,11 @@ def describe(status: ModelStatus | None, waited_seconds: float) -> str:
         return f"queued, {waited}"
     if status.phase is not None:
         return f"loading, {status.phase}"
-    share = "" if status.progress is None else f", {status.progress:.0%}"
-    return f"loading weights{share}, {waited}"
+    if status.progress is None:
+        return f"starting the worker, {waited}"
+    if status.progress >= 1:
+        return f"warming up, {waited}"
+    return f"loading weights, {status.progress:.0%}, {waited}"
 
 
 class LoadStatus:

@@ -45,7 +45,8 @@ def chunks(body: bytes) -> list[dict[str, Any]]:
     ("changes", "says"),
     [
         (LOADING, "loading weights, 25%, 7 s"),
-        ({**LOADING, "progress": None}, "loading weights, 7 s"),
+        ({**LOADING, "progress": None}, "starting the worker, 7 s"),
+        ({**LOADING, "progress": 1.0}, "warming up, 7 s"),
         ({**LOADING, "progress": 0.5, "phase": "compiling, 3 s"}, "loading, compiling, 3 s"),
         ({**LOADING, "progress": None, "pid": None}, "queued, 7 s"),
         ({"state": "stopping"}, "queued, 7 s"),
