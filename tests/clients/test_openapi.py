@@ -51,7 +51,8 @@ _SUCCEED = {
 }
 
 
-@pytest.mark.timeout(1500)
+# A server that hangs is found by the limit of each request; this one is for machines that are busy with other things.
+@pytest.mark.timeout(2700)
 def test_ten_thousand_requests(fake_gateway: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for copy in _COPIES:
         httpx2.post(f"{fake_gateway.url}/api/copy", json={"source": _MODELS[0], "destination": copy}).raise_for_status()
