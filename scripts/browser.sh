@@ -1,5 +1,6 @@
 # For scripts in the repository's root that test in a real browser, after scripts/setup: finds or installs Chromium and
-# makes an environment with Playwright. Sets `browser`, the environment's folder, and LLMSERVE_TEST_CHROMIUM.
+# makes an environment with Playwright. Sets `browser`, the environment's folder, and LLMSERVE_TEST_CHROMIUM. Exits with
+# 77, which no test runner does, where there is no Chromium and it cannot be installed.
 playwright=1.65.2
 browser=.cache/browser
 
@@ -18,13 +19,14 @@ find_chromium() {
 chromium=$(find_chromium)
 if [ -z "$chromium" ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   say "installing Chromium"
-  apt-get update -qq >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >&2
+  apt-get update -qq -o Acquire::Retries=3 >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends chromium \
+    fonts-dejavu-core >&2
   chromium=$(find_chromium)
 fi
 if [ -z "$chromium" ]; then
   printf 'error: there is no Chromium here\n\nhint: sudo apt-get install chromium fonts-dejavu-core, or set LLMSERVE_TEST_CHROMIUM to one\n' >&2
-  exit 1
+  exit 77
 fi
 export LLMSERVE_TEST_CHROMIUM="$chromium"
 

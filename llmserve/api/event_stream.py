@@ -65,6 +65,11 @@ class EventStream:
         self._written = True
         self.writer.write(whole_events)
 
+    def remark(self, comments: bytes) -> None:
+        """As `write`, of comments alone: they are none of what the stream is for."""
+        self._silent = False
+        self.writer.write(comments)
+
     async def end(self, last_event: bytes = b"") -> None:
         """Finish the response. Nothing may be written after it."""
         self._stop_comments()

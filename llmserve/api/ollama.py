@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -32,7 +33,7 @@ from llmserve.dialects.ollama.requests import (
     OllamaPullRequest,
     OllamaShowRequest,
 )
-from llmserve.errors import InvalidRequest
+from llmserve.errors import InvalidRequest, ModelNotFound
 from llmserve.fleet.demand import Demand
 from llmserve.openai.adapters import refuse_adapter, with_each_adapter
 from llmserve.openai.parse import Parsed
@@ -202,7 +203,7 @@ class OllamaRoutes:
 
     async def create(self, request: Request) -> ASGIApp:
         from llmserve.store.chat_templates import check_template
-        from llmserve.store.copies import make
+        from llmserve.store.copies import make, new_name
         from llmserve.store.defaults import ChatDefaults
         from llmserve.store.description import Description
 
@@ -210,13 +211,20 @@ class OllamaRoutes:
         defaults = ChatDefaults(system=asked.system, **asked.parameters.internal())
         description = Description(asked.source, defaults, asked.template or None)
 
-        def create() -> None:
+        store = self._dialect.store
+
+        def check() -> None:
             if description.template is not None:
                 check_template(description.template)
-            make(self._dialect.store, description, asked.model)
+            store.find(description.base)
+            new_name(store, asked.model, replaces=True)
 
         async def lines(tell: Tell) -> None:
-            await asyncio.to_thread(create)
+            await asyncio.to_thread(check)
+            # A model that was made like this makes way for the new one.
+            with suppress(ModelNotFound):
+                await self._gateway.fleet.stop(asked.model)
+            await asyncio.to_thread(make, store, description, asked.model, replaces=True)
             await tell({"status": "using existing layers"})
             await tell(SUCCESS)
 

@@ -48,6 +48,7 @@ from llmserve.openai.adapters import split_adapter
 
 if TYPE_CHECKING:
     from llmserve.api.limits import Limits
+    from llmserve.api.load_status import LoadStatus
     from llmserve.fleet.connection import WorkerConnection
     from llmserve.fleet.lease import Lease
 
@@ -64,9 +65,11 @@ _log = logging.getLogger(__name__)
 
 
 class Relay:
-    """An ASGI response: runs `call`. `headers` join those of the answer."""
+    """An ASGI response: runs `call`. `headers` join those of the answer; `load_status` tells its stream of a load."""
 
-    def __init__(self, gateway: Gateway, call: Call, headers: HeaderList) -> None:
+    def __init__(
+        self, gateway: Gateway, call: Call, headers: HeaderList, load_status: LoadStatus | None = None
+    ) -> None:
         self._fleet = gateway.fleet
         self._phases = gateway.phases
         self._limits = gateway.limits
@@ -75,6 +78,8 @@ class Relay:
         self._call = call
         self._where = f"POST {call.path}"
         self._headers = [*headers]
+        self._load_status = load_status
+        self._waits_for_lease = False
         self._demand = Demand(call.kind)
         self._started_at = time.perf_counter()
         self._content_seen = False
@@ -140,6 +145,8 @@ class Relay:
             await asyncio.wait({opening}, timeout=self._limits.grace_seconds)
             if not opening.done():
                 await stream.start()
+                if self._load_status is not None:
+                    await self._load_status.follow(stream, opening, lambda: self._waits_for_lease)
             lease, connection, (first, events) = await opening
         finally:
             await cancel(opening)
@@ -190,7 +197,9 @@ class Relay:
 
     async def _lease(self, owned: ExitStack) -> Lease:
         asked_at = time.perf_counter()
+        self._waits_for_lease = True
         lease = await self._fleet.lease(self._call.model, self._demand)
+        self._waits_for_lease = False
         owned.callback(lease.release)
         self._metrics.waited(lease.model.name, time.perf_counter() - asked_at)
         if lease.fallback is not None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from llmserve import __version__
 from llmserve.api.entries import ModelEntries
 from llmserve.api.gateway import Gateway
+from llmserve.api.load_status import LoadStatus, read_form
 from llmserve.api.pulls import Pulls, PullStream
 from llmserve.api.relay import Relay
 from llmserve.api.replies import ignored_headers
@@ -114,7 +115,9 @@ class Routes:
             body=body,
             request_id=request.state.request_id,
         )
-        return Relay(self._gateway, call, ignored_headers(parsed.ignored_fields))
+        form = read_form(request.scope)
+        load_status = LoadStatus(self._gateway, call, form) if call.stream and form is not None else None
+        return Relay(self._gateway, call, ignored_headers(parsed.ignored_fields), load_status)
 
     def _canonical(self, request: ModelRequest) -> bytes:
         """The body for the worker: with a limit where a request for text states none."""

@@ -69,7 +69,8 @@ class _Teller:
     async def _stream(self, message: Message) -> None:
         events = message.get("body", b"")
         try:
-            is_comment = events == sse.KEEP_ALIVE
+            # One alone, whatever it says: those of a stream that waits for a load name what it waits for.
+            is_comment = events.startswith(b":") and events.find(b"\n\n") == len(events) - 2
             told = self._translation.keep_alive() if is_comment else _sound(self._translation.stream, events)
         except WorkerDied as error:
             # The relay learns of it too late to tell the client.

@@ -40,8 +40,10 @@ def variables(client: str, connection: Connection) -> dict[str, str]:
         case "langchain":
             return {"OPENAI_API_BASE": connection.openai_url, "OPENAI_API_KEY": key}
         case "open-webui":
-            # With this provider it shows which models are loaded, and loads and unloads them.
-            provider = json.dumps({"0": {"enable": True, "provider": "llama.cpp"}}, separators=(",", ":"))
+            # With this provider it shows which models are loaded, and loads and unloads them. The header tells titles
+            # and tags, which can wait, from what somebody waits for.
+            connected = {"enable": True, "provider": "llama.cpp", "headers": {"X-Task": "{{TASK}}"}}
+            provider = json.dumps({"0": connected}, separators=(",", ":"))
             return {
                 "OPENAI_API_BASE_URL": connection.openai_url,
                 "OPENAI_API_KEY": key,
@@ -93,8 +95,28 @@ def snippet(client: str, connection: Connection) -> str:
                 "    stream_usage=True,\n"
                 ")"
             )
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables(client, connection).items()]
-    return "\n".join([f"# model: {connection.model}", *exports])
+    exports = [_export(name, value) for name, value in variables(client, connection).items()]
+    more = (
+        []
+        if client != "open-webui"
+        else ["# documents, by an embedding model that is installed:", *_documents(connection)]
+    )
+    return "\n".join([f"# model: {connection.model}", *exports, *more])
+
+
+def _documents(connection: Connection) -> list[str]:
+    """Lines that are comments, since they name a model that may not be here."""
+    settings = {
+        "RAG_EMBEDDING_ENGINE": "openai",
+        "RAG_EMBEDDING_MODEL": "nomic-embed-text",
+        "RAG_OPENAI_API_BASE_URL": connection.openai_url,
+        "RAG_OPENAI_API_KEY": connection.key or NO_KEY,
+    }
+    return [f"# {_export(name, value)}" for name, value in settings.items()]
+
+
+def _export(name: str, value: str) -> str:
+    return f"export {name}={shlex.quote(value)}"
 
 
 def own_file(client: str, environ: Mapping[str, str]) -> Path | None:

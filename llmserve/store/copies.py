@@ -32,7 +32,7 @@ def copy(store: Store, source: str, name: str) -> InstalledModel:
     What the first name means later does not matter to the copy. Raises `ModelNotFound`, `InvalidModel`; `Conflict` for
     a name that is taken.
     """
-    return make(store, Description(source), name)
+    return make(store, Description(source), name, made=False)
 
 
 def create(store: Store, name: str, file: Path, progress: Report | None = None) -> InstalledModel:
@@ -41,35 +41,68 @@ def create(store: Store, name: str, file: Path, progress: Report | None = None) 
     return make(store, read_description(file), name, progress or ignore_progress)
 
 
-def new_name(store: Store, name: str) -> LogicalName:
-    """`name` for a model that is to be made. Raises `InvalidRequest` for what is none, `Conflict` where it is taken."""
+def new_name(store: Store, name: str, *, replaces: bool = False) -> LogicalName:
+    """`name` for a model that is to be made. Raises `InvalidRequest` for what is none, `Conflict` where it is taken.
+
+    With `replaces` it may be that of a model that was made from a description.
+    """
     target = parse_name(name)
     if not isinstance(target, LogicalName):
         raise InvalidRequest("a name of your own looks like `family:tag`", param="name")
     if store.catalog.entry(name) is not None:
         raise Conflict(f"`{name}` is a name of the catalog", param="name", hint="choose another name")
-    store.require_free(target)
+    store.require_free(target, unless_made=replaces)
     return target
 
 
-def make(store: Store, described: Description, name: str, report: Report = ignore_progress) -> InstalledModel:
-    """Make the model that is described. Raises as `create` does."""
-    target = new_name(store, name)
+def make(
+    store: Store,
+    described: Description,
+    name: str,
+    report: Report = ignore_progress,
+    *,
+    made: bool = True,
+    replaces: bool = False,
+) -> InstalledModel:
+    """Make the model that is described. Raises as `create` does.
+
+    `made`: another description may take its place. `replaces`: it takes the place of such a model, which is there until
+    then; `Conflict` while a process serves that one.
+    """
+    target = new_name(store, name, replaces=replaces)
     adapters = _adapters(store, described, report)
     known = store.defaults(described.base)
     store.prepare()
+    with store.locks.held("model", str(target)):
+        earlier = store.require_free(target, unless_made=replaces)
+        if earlier is not None:
+            store.require_unused(earlier)
+        _write(store, described, target, adapters, known, made=made)
+        if earlier is not None:
+            store.removal.free_all(earlier)
+    return store.find(str(target))
+
+
+def _write(
+    store: Store,
+    described: Description,
+    target: LogicalName,
+    adapters: tuple[Adapter, ...] | None,
+    known: ChatDefaults,
+    *,
+    made: bool,
+) -> None:
+    """Write the manifest of the model that is described. The caller holds the lock of its name."""
     with ExitStack() as stack:
-        stack.enter_context(store.locks.held("model", str(target)))
         # Not the source's lock, in which two copies could wait in a circle: while its blobs are locked, none can go.
         for sha256 in _based_on(store.manifest(described.base), described, adapters).blobs:
             stack.enter_context(store.blobs.lock(sha256))
-        made = _based_on(store.manifest(described.base), described, adapters)
-        store.require_free(target)
+        manifest = _based_on(store.manifest(described.base), described, adapters)
         if described.template is not None:
-            made = replace(made, template=stack.enter_context(template_blob(store, described.template)))
-        made = replace(made, name=str(target), defaults=_merged(known, described.defaults), pinned=False)
-        store.manifests.write(target, made)
-    return store.find(str(target))
+            manifest = replace(manifest, template=stack.enter_context(template_blob(store, described.template)))
+        defaults = _merged(known, described.defaults)
+        manifest = replace(manifest, name=str(target), defaults=defaults, pinned=False, made=made)
+        store.manifests.write(target, manifest)
 
 
 def _based_on(base: Manifest, described: Description, adapters: tuple[Adapter, ...] | None) -> Manifest:

@@ -80,6 +80,7 @@ class Manifest:
     store brought that file into the Hugging Face cache. `damage` is what a later check of the digests found.
 
     `defaults`, `template` (a blob) and `adapters` are what the model was created with beside the files of its base.
+    `made` says that a description made it, so that another one may take its place.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Manifest:
     template: Companion | None = None
     adapters: tuple[Adapter, ...] = ()
     pinned: bool = False
+    made: bool = False
 
     @property
     def files(self) -> tuple[Companion, ...]:

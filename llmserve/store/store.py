@@ -175,16 +175,21 @@ class Store:
                 manifest = self.manifests.read(reference)
             except InvalidModel:
                 manifest = None
-            if manifest is not None and (users := self._users(manifest)):
-                raise Conflict(
-                    f"`{manifest.name}` is in use by process {users[0]}",
-                    param="model",
-                    code="model_in_use",
-                    hint=f"`llmserve stop {manifest.name}` unloads it",
-                )
+            if manifest is not None:
+                self.require_unused(manifest)
             if not self.manifests.remove(reference):
                 raise self.not_found(name, reference)
             return 0 if manifest is None else self.removal.free_all(manifest)
+
+    def require_unused(self, manifest: Manifest) -> None:
+        """Raise `Conflict` while a process serves the model."""
+        if users := self._users(manifest):
+            raise Conflict(
+                f"`{manifest.name}` is in use by process {users[0]}",
+                param="model",
+                code="model_in_use",
+                hint=f"`llmserve stop {manifest.name}` unloads it",
+            )
 
     def _users(self, manifest: Manifest) -> tuple[int, ...]:
         """The processes that serve a model, and not one that has the same files by another name: these stay there."""
@@ -273,16 +278,22 @@ class Store:
             hint = f"{did_you_mean}`llmserve list` shows the models that are here"
         return ModelNotFound(f"there is no model `{shown(name)}` here", param="model", hint=hint)
 
-    def require_free(self, name: LogicalName, unless_source: str | None = None) -> None:
-        """Raise `Conflict` for a name that another model has, here or in the catalog: a name means one thing only."""
+    def require_free(
+        self, name: LogicalName, unless_source: str | None = None, *, unless_made: bool = False
+    ) -> Manifest | None:
+        """Raise `Conflict` for a name that another model has, here or in the catalog: a name means one thing only.
+
+        Not for one from `unless_source`, nor with `unless_made` for one that a description made: that is returned.
+        """
         if self.catalog.entry(str(name)) is not None:
             raise Conflict(f"`{name}` is a name of the catalog", param="name", hint="choose another name")
         try:
             manifest = self.manifests.read(name)
         except InvalidModel:
-            return
-        if manifest is not None and manifest.source != unless_source:
+            return None
+        if manifest is not None and manifest.source != unless_source and not (unless_made and manifest.made):
             raise Conflict(f"there is a model `{name}` already", param="name", hint=f"`llmserve rm {name}` removes it")
+        return manifest
 
     def problem(self, manifest: Manifest) -> str | None:
         """Why the model cannot be served: the end of a sentence that starts with its name."""

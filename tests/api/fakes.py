@@ -172,6 +172,8 @@ class FakeFleet:
         self.waiting = 0
         self.stopped: list[str] = []
         self.fallback: str | None = None
+        # What `status` says of the model otherwise.
+        self.shown: dict[str, Any] = {}
         self.condemned: list[str] = []
         self.closed = False
         self.failure: Exception | None = None
@@ -200,24 +202,23 @@ class FakeFleet:
         return lease
 
     def status(self) -> tuple[ModelStatus, ...]:
-        return (
-            ModelStatus(
-                name=MODEL.name,
-                state="ready",
-                progress=None,
-                pid=1,
-                plan=PLAN,
-                leases=len(self.leases),
-                waiting=self.waiting,
-                loaded_seconds=1.0,
-                idle_seconds=None,
-                unload_in_seconds=None,
-                retry_in_seconds=None,
-                restarts=3,
-                last_error=None,
-                log_tail=None,
-            ),
+        ready = ModelStatus(
+            name=MODEL.name,
+            state="ready",
+            progress=None,
+            pid=1,
+            plan=PLAN,
+            leases=len(self.leases),
+            waiting=self.waiting,
+            loaded_seconds=1.0,
+            idle_seconds=None,
+            unload_in_seconds=None,
+            retry_in_seconds=None,
+            restarts=3,
+            last_error=None,
+            log_tail=None,
         )
+        return (replace(ready, **self.shown),)
 
     async def preview(self, model: str) -> Preview:
         self._store.find(model)

@@ -26,6 +26,7 @@ from tests.api.fakes import wait_until
 # A gateway with a real fleet whose one model is played by the fake worker.
 PROGRAM = """
 import json, os, sys
+from dataclasses import replace
 from llmserve.api import server
 from llmserve.fleet import fleet, launcher, loading
 from llmserve.settings import load_settings
@@ -34,9 +35,12 @@ from tests.api.fakes import FakeStore, MODEL, PLAN
 from tests.fake_worker import fake_command
 from tests.fleet.fakes import GIB, FakeMachine
 
+def launch(*arguments):
+    return replace(fake_command(*arguments), environment={"FAKE_WORKER": os.environ.get("FAKE_WORKER", "{}")})
+
 class Fleet(fleet.Fleet):
     def __init__(self, store, settings):
-        workers = launcher.Launcher(settings, fake_command)
+        workers = launcher.Launcher(settings, launch)
         super().__init__(store, settings, launcher=workers, machine=FakeMachine(8 * GIB))
 
 loading.make_plan = lambda *_: PLAN
@@ -118,6 +122,31 @@ def test_a_start_preloads_answers_and_ends_cleanly(start: Callable[..., Process]
     assert not worker.is_running()
     assert memory_mib < 120
     assert "Traceback" not in gateway.said
+
+
+def test_a_stream_tells_how_far_the_load_is_until_it_is_done(start: Callable[..., Process], tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    gateway = start(FAKE_WORKER=json.dumps({"progress": 0.4, "ready_when": str(go)}))
+    headers = {"X-LLMServe-Load-Status": "events"}
+    told: list[dict[str, object]] = []
+    said = ""
+    with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=chat({}, stream=True), headers=headers) as answer,
+    ):
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                chunk = json.loads(line.removeprefix("data: "))
+                if "event" in chunk:
+                    told.append(chunk["event"]["data"])
+                    assert not said
+                else:
+                    said += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+            if "40%" in line:
+                go.touch()
+    assert re.fullmatch(r"tiny: loading weights, 40%, \d+ s", str(told[-2]["description"]))
+    assert [one["done"] for one in told] == [False] * (len(told) - 1) + [True]
+    assert said == "Hello from the fake worker."
 
 
 def test_the_gateway_imports_no_engine_and_nothing_of_the_command_line() -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 KEY = "k-page-6bc1bee22e409f96"
 # Of two files: what a stopped pull leaves makes the next one of the same file shorter.
 HUB_MODEL, STOPPED_MODEL = "hf:owner/tiny:tiny.gguf", "hf:owner/stopped:tiny.gguf"
+# The longest wait for what the page or the model is to do: a machine that is busy with other things takes its time.
+PATIENCE_SECONDS = 90
 # A browser counts an answer that is no success as an error of its own; the page shows those to people.
 _ANSWERED = "Failed to load resource"
 
@@ -72,12 +74,12 @@ def locked_gateway(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -
 
 def holds(page: Page, expression: str) -> None:
     """Wait until this expression is true in `page`, whose policy lets Playwright's own way of it compile nothing."""
-    until(lambda: page.evaluate(expression))
+    until(lambda: page.evaluate(expression), seconds=PATIENCE_SECONDS)
 
 
 def sent(page: Page, seen: list[Any]) -> None:
     """Wait until something is in a list that events of `page` fill."""
-    until(lambda: page.evaluate("1") and seen)
+    until(lambda: page.evaluate("1") and seen, seconds=PATIENCE_SECONDS)
 
 
 OpenPage = Callable[..., "Page"]
@@ -92,7 +94,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         def open_page(gateway: Gateway, view: str = "", **options: Any) -> Page:
             context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
             opened.callback(context.close)
-            context.set_default_timeout(30_000)
+            context.set_default_timeout(PATIENCE_SECONDS * 1000)
             page = context.new_page()
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)

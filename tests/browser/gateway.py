@@ -15,7 +15,7 @@ import psutil  # type: ignore[import-untyped]
 
 from tests.support import until
 
-_START_SECONDS = 60
+_START_SECONDS = 120
 
 
 class Gateway:
@@ -37,7 +37,7 @@ class Gateway:
         self.url = self._address()
         assert self.url, log.read_text()
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self.http = httpx2.Client(base_url=self.url, headers=headers, trust_env=False, timeout=60)
+        self.http = httpx2.Client(base_url=self.url, headers=headers, trust_env=False, timeout=_START_SECONDS)
 
     def _address(self) -> str:
         return self._log.read_text().partition("llmserve listens on ")[2].partition("\n")[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser.conftest import OpenPage, holds, sent
+from tests.browser.conftest import PATIENCE_SECONDS, OpenPage, holds, sent
 from tests.browser.gateway import Gateway
 from tests.support import until
 
@@ -91,7 +91,7 @@ def test_an_answer_streams(page: Page, screenshots: Path) -> None:
 
 
 def test_it_is_drawn_while_it_is_written(page: Page) -> None:
-    page.get_by_label("Most tokens").fill("1500")
+    page.get_by_label("Most tokens").fill("4000")
     answer = ask(page, LONG)
     holds(page, "document.querySelector('.message.assistant .text').textContent.length > 20")
     assert page.get_by_role("button", name="Stop").is_visible()
@@ -111,9 +111,9 @@ def test_stop_stops_the_engine(gateway: Gateway, page: Page) -> None:
     assert gateway.worker_stats(STARTER)["running"] == 1
     page.get_by_role("button", name="Stop").click()
     finish(page)
-    until(lambda: gateway.worker_stats(STARTER)["running"] == 0, seconds=5)
+    until(lambda: gateway.worker_stats(STARTER)["running"] == 0, seconds=PATIENCE_SECONDS)
     assert gateway.worker_stats(STARTER)["cancelled"] == cancelled + 1
-    until(lambda: gateway.statuses()[STARTER]["leases"] == 0)
+    until(lambda: gateway.statuses()[STARTER]["leases"] == 0, seconds=PATIENCE_SECONDS)
     assert "Stopped" in answer.inner_text()
     # What was written is part of the conversation.
     bodies = requests(page)

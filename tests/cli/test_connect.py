@@ -53,12 +53,23 @@ class TestPrinted:
         assert exported(invoke("connect", "ollama").out) == {"OLLAMA_HOST": root}
         web = exported(invoke("connect", "open-webui").out)
         assert web["OPENAI_API_BASE_URL"] == f"{root}/v1"
-        assert json.loads(web["OPENAI_API_CONFIGS"])["0"]["provider"] == "llama.cpp"
+        connected = json.loads(web["OPENAI_API_CONFIGS"])["0"]
+        assert (connected["provider"], connected["headers"]) == ("llama.cpp", {"X-Task": "{{TASK}}"})
         assert f'base_url="{root}/v1"' in invoke("connect", "langchain").out
         claude = json.loads(invoke("connect", "claude-code").out)["env"]
         assert (claude["ANTHROPIC_BASE_URL"], claude["ANTHROPIC_MODEL"]) == (root, "tiny:1b")
         (model,) = yaml.safe_load(invoke("connect", "continue").out)["models"]
         assert (model["apiBase"], model["model"]) == (f"{root}/v1", "tiny:1b")
+
+    def test_open_webui_is_told_how_documents_are_embedded_in_comments(
+        self, invoke: Invoke, gateway: FakeGateway
+    ) -> None:
+        printed = invoke("connect", "open-webui").out
+        assert not [name for name in exported(printed) if name.startswith("RAG_")]
+        documents = exported(printed.replace("# export RAG_", "export RAG_"))
+        assert documents["RAG_EMBEDDING_ENGINE"] == "openai"
+        assert documents["RAG_OPENAI_API_BASE_URL"] == f"http://127.0.0.1:{gateway.port}/v1"
+        assert documents["RAG_OPENAI_API_KEY"] == "unused"
 
     def test_langchain_gets_lines_that_are_python(self, invoke: Invoke, gateway: FakeGateway) -> None:
         compile(invoke("connect", "langchain").out, "snippet", "exec")

@@ -13,8 +13,8 @@ from pathlib import Path
 CACHE = Path(os.environ.get("LLMSERVE_TEST_CLIENTS", ""))
 _BEGIN = "<!-- clients: written by scripts/test-clients -->\n"
 _END = "<!-- end -->"
-# Not in the environment of the tests: read from the one it is in.
-_ELSEWHERE = {"instructor": "instructor"}
+# Each in an environment that has its name, not in that of the tests.
+_ELSEWHERE = frozenset({"guidellm", "instructor"})
 
 
 @dataclass
@@ -52,6 +52,8 @@ def _version(client: str) -> str:
         return str(json.loads(manifest.read_text())["version"]) if manifest.exists() else "not installed"
     if name in _ELSEWHERE:
         code = f"from importlib.metadata import version; print(version({name!r}))"
-        python = CACHE / _ELSEWHERE[name] / "bin/python"
+        python = CACHE / name / "bin/python"
+        if not python.exists():
+            return "not installed"
         return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     return version(name)

@@ -133,6 +133,13 @@ def test_names_of_models(client: ollama.Client, copy: str) -> None:
     plain = client.chat(model=copy, messages=MESSAGES[1:], options={"num_predict": 1})
     pirate = client.chat(model="pirate:one", messages=MESSAGES[1:], options={"num_predict": 1})
     assert pirate.prompt_eval_count != plain.prompt_eval_count
+    # It is loaded, and makes way for another of its name; what was not made like this does not.
+    assert client.create(model="pirate:one", from_="pirate:one", system="You are a pirate of old.").status == "success"
+    older = client.chat(model="pirate:one", messages=MESSAGES[1:], options={"num_predict": 1})
+    assert (older.prompt_eval_count or 0) > (pirate.prompt_eval_count or 0)
+    with pytest.raises(ollama.ResponseError) as taken:
+        client.create(model=copy, from_="pirate:one")
+    assert taken.value.status_code == 409
     for name in ("pirate:one", copy):
         assert client.delete(name).status == "success"
     assert names(client).isdisjoint({"pirate:one", copy})

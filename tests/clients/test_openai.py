@@ -1,4 +1,5 @@
-"""openai-python: chat, completions, responses, embeddings and models, with its helpers for streams and schemas."""
+"""openai-python: chat, completions, responses, embeddings, batches and models, with its helpers for streams and
+schemas."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from typing import Annotated, Literal
 
 import openai
 import pytest
+from openai.types import Batch
 from openai.types.responses import ResponseFunctionToolCall
 from pydantic import BaseModel, ConfigDict, Field
 
 from tests.clients.servers import EMBEDDER, KEY, MODEL, SYSTEM, Server
+from tests.support import until
 
 pytestmark = pytest.mark.client("openai")
 does = pytest.mark.does
@@ -294,6 +297,68 @@ def test_embeddings(client: openai.OpenAI) -> None:
     ]
     assert math.hypot(*cat) == pytest.approx(1, abs=1e-5)
     assert dot(cat, kitten) > dot(cat, rates) + 0.2
+
+
+class TestBatches:
+    """A file of requests, uploaded, answered and read."""
+
+    CHAT = "/v1/chat/completions"
+
+    def start(self, client: openai.OpenAI, lines: list[dict[str, object]]) -> Batch:
+        content = "".join(
+            json.dumps({"custom_id": f"line {number}", "method": "POST", "url": self.CHAT, "body": body}) + "\n"
+            for number, body in enumerate(lines)
+        )
+        file = client.files.create(file=("requests.jsonl", content.encode()), purpose="batch")
+        assert (file.purpose, file.bytes) == ("batch", len(content))
+        assert client.files.retrieve(file.id).filename == "requests.jsonl"
+        return client.batches.create(
+            input_file_id=file.id, endpoint=self.CHAT, completion_window="24h", metadata={"of": "the clients"}
+        )
+
+    def polled(self, client: openai.OpenAI, batch: Batch) -> Batch:
+        """The batch as soon as nothing happens to it any more."""
+
+        def is_final() -> bool:
+            nonlocal batch
+            batch = client.batches.retrieve(batch.id)
+            return batch.status in {"failed", "completed", "expired", "cancelled"}
+
+        until(is_final, seconds=120)
+        return batch
+
+    @does("batches: upload, create, poll, the answers and errors, list, delete")
+    def test_a_batch(self, client: openai.OpenAI) -> None:
+        asked = {**GREEDY, "messages": MESSAGES}
+        begun = self.start(client, [asked, asked, {**asked, "temperature": 9}])
+        batch = self.polled(client, begun)
+        assert (batch.status, batch.metadata) == ("completed", {"of": "the clients"})
+        counts = batch.request_counts
+        assert counts is not None
+        assert (counts.total, counts.completed, counts.failed) == (3, 2, 1)
+        assert batch.output_file_id is not None
+        assert batch.error_file_id is not None
+        answers = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+        assert {answer["custom_id"] for answer in answers} == {"line 0", "line 1"}
+        for answer in answers:
+            assert answer["response"]["status_code"] == 200
+            assert "Paris" in answer["response"]["body"]["choices"][0]["message"]["content"]
+        (refused,) = [json.loads(line) for line in client.files.content(batch.error_file_id).text.splitlines()]
+        assert (refused["custom_id"], refused["response"]["status_code"]) == ("line 2", 400)
+        assert batch.id in [listed.id for listed in client.batches.list(limit=1)]
+        files = {file.id for file in client.files.list(purpose="batch")}
+        assert batch.input_file_id in files
+        assert client.files.delete(batch.input_file_id).deleted
+        assert batch.input_file_id not in {file.id for file in client.files.list()}
+
+    @does("a batch cancelled")
+    def test_cancel(self, client: openai.OpenAI) -> None:
+        endless = {**GREEDY, "messages": MESSAGES, "max_tokens": 4000, "ignore_eos": True}
+        begun = self.start(client, [endless, endless])
+        assert client.batches.cancel(begun.id).status in {"cancelling", "cancelled"}
+        assert self.polled(client, begun).status == "cancelled"
+        with pytest.raises(openai.NotFoundError):
+            client.batches.retrieve("batch_nothing")
 
 
 @does("errors")

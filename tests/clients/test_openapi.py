@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -18,6 +19,9 @@ from tests.clients.servers import Server
 FAKE_WORKER = {"scripted": False}
 
 REQUESTS = 10_000
+# The same requests in every run, so that one without a change does not fail where the last one passed; other numbers
+# find more.
+SEED = int(os.environ.get("LLMSERVE_TEST_SEED", "1"))
 # Of each operation, beside those for the edges of its schema, whose number is the schema's.
 _DRAWN = 170
 _HANG_SECONDS = 20
@@ -47,8 +51,9 @@ _SUCCEED = {
 }
 
 
-@pytest.mark.timeout(1500)
-def test_ten_thousand_requests(fake_gateway: Server, tmp_path: Path) -> None:
+# A server that hangs is found by the limit of each request; this one is for machines that are busy with other things.
+@pytest.mark.timeout(2700)
+def test_ten_thousand_requests(fake_gateway: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for copy in _COPIES:
         httpx2.post(f"{fake_gateway.url}/api/copy", json={"source": _MODELS[0], "destination": copy}).raise_for_status()
     described = httpx2.get(f"{fake_gateway.url}/openapi.json").json()
@@ -60,17 +65,21 @@ def test_ten_thousand_requests(fake_gateway: Server, tmp_path: Path) -> None:
             str(Path(__file__).with_name("schemathesis.toml")),
         ),
         *("run", "openapi.json", "--url", fake_gateway.url, "--max-examples", str(_DRAWN), "--continue-on-failure"),
+        *("--seed", str(SEED)),
         *("--request-timeout", str(_HANG_SECONDS), "--no-color", "--report", "json,ndjson"),
         *("--report-json-path", "report.json", "--report-ndjson-path", "events.ndjson"),
     ]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    print(run.stdout[-20_000:], run.stderr[-2_000:])  # Shown where the test fails; it names the seed.
+    # Shown where the test fails.
+    print(f"LLMSERVE_TEST_SEED={SEED}", run.stdout[-20_000:], run.stderr[-2_000:], sep="\n")
     report = json.loads((tmp_path / "report.json").read_text())
     assert (run.returncode, report["failures"], report["errors"]) == (0, [], [])
-    assert report["test_cases"]["generated"] >= REQUESTS
     answers = Counter(_answers(tmp_path / "events.ndjson"))
-    assert 500 not in {status for _, status in answers}
-    print(sorted(Counter(status for _, status in answers.elements()).items()))
+    statuses = Counter(status for _, status in answers.elements())
+    with capsys.disabled():
+        print(f"\n{answers.total()} requests with LLMSERVE_TEST_SEED={SEED}, answers: {sorted(statuses.items())}")
+    assert answers.total() >= REQUESTS
+    assert 500 not in statuses
     assert {label for label in _SUCCEED if not answers[label, 200]} == set()
     # And afterwards the server is as well as before.
     assert [entry for entry in fake_gateway.log.read_text().splitlines() if '"exception"' in entry] == []

@@ -30,6 +30,14 @@ def run(command: list[str | Path], environment: dict[str, str], folder: Path | N
     return done.stdout
 
 
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the starter model's tokenizer, as `transformers` reads one."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    run([PYTHON, "-P", HERE / "tokenizer.py", starter_file(), folder], {})
+    return folder
+
+
 def addresses(server: Server) -> dict[str, str]:
     """What a script of a client's own is told."""
     return {
@@ -156,14 +164,54 @@ class TestLmEval:
         assert 0.5 <= scores["contains,none"] <= 1
 
     @does("`local-completions`: log probabilities of given answers, asked with token ids")
-    def test_log_probabilities(self, server: Server, evaluate: Any, tmp_path: Path) -> None:
-        folder = tmp_path / "tokenizer"
-        folder.mkdir()
-        run([PYTHON, "-P", HERE / "tokenizer.py", starter_file(), folder], {})
+    def test_log_probabilities(self, server: Server, evaluate: Any, tokenizer: Path) -> None:
         # What it makes of a text is what the server makes of it.
         text = "The capital of France is Paris, 123."
-        own = transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+        own = transformers.AutoTokenizer.from_pretrained(tokenizer)(text)["input_ids"]
         request = {"model": MODEL, "prompt": text}
         assert httpx2.post(f"{server.url}/tokenize", json=request, headers={"x-api-key": KEY}).json()["tokens"] == own
-        scores = evaluate("local-completions", "/completions", "capitals_chosen", folder)
+        scores = evaluate("local-completions", "/completions", "capitals_chosen", tokenizer)
         assert 0.75 <= scores["acc,none"] <= 1
+
+
+@pytest.mark.client("guidellm")
+class TestGuidellm:
+    """Random words from four clients at a time; how fast they are answered is not looked at."""
+
+    REQUESTS, STREAMS, TOKENS = 8, 4, 12
+
+    @pytest.fixture
+    def measured(self, server: Server, tokenizer: Path, tmp_path: Path) -> Any:
+        program = CACHE / "guidellm/bin/guidellm"
+        if not program.exists():
+            pytest.skip("PyTorch's build for CPUs, which it needs, could not be had")
+
+        def measure(path: str) -> dict[str, Any]:
+            backend = f"kind=openai_http,target={server.url},model={MODEL},api_key={KEY},request_format={path}"
+            command: list[str | Path] = [
+                *(program, "run", "--backend", backend, "--tokenizer", f"kind=huggingface_auto,model={tokenizer}"),
+                *("--data", f"kind=synthetic_text,prompt_tokens=32,output_tokens={self.TOKENS}"),
+                *("--profile", f"kind=concurrent,streams={self.STREAMS}"),
+                *("--constraint", f"kind=max_requests,count={self.REQUESTS}"),
+                *("--output", f"kind=json,path={tmp_path / 'report.json'}", "--disable-console-interactive"),
+            ]
+            run(command, {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "TOKENIZERS_PARALLELISM": "false"})
+            (benchmark,) = json.loads((tmp_path / "report.json").read_text())["benchmarks"]
+            found: dict[str, Any] = benchmark
+            return found
+
+        return measure
+
+    @does("`guidellm run`: chat and completions, streamed, four at a time")
+    @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+    def test_a_run(self, measured: Any, path: str) -> None:
+        benchmark = measured(path)
+        made = benchmark["scheduler_metrics"]["requests_made"]
+        assert (made["successful"], made["errored"], made["total"]) == (self.REQUESTS, 0, self.REQUESTS)
+        assert benchmark["metrics"]["request_concurrency"]["successful"]["max"] == self.STREAMS
+        for request in benchmark["requests"]["successful"]:
+            # As the server counts them: `ignore_eos` is sent, so that every answer has its length.
+            assert request["output_metrics"]["text_tokens"] == self.TOKENS
+            assert request["input_metrics"]["text_tokens"] >= 32
+            timings = request["info"]["timings"]
+            assert timings["request_start"] < timings["first_token_iteration"] < timings["last_token_iteration"]

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from llmserve.errors import Conflict, InvalidModel, InvalidRequest
+from llmserve.errors import Conflict, InvalidModel, InvalidRequest, ModelNotFound
 from llmserve.store.bundles import export_models, import_bundle
 from llmserve.store.catalog import Catalog
 from llmserve.store.copies import copy
+from llmserve.store.copies import make as build
 from llmserve.store.defaults import ChatDefaults
+from llmserve.store.description import Description
 from llmserve.store.store import Store
 from llmserve.store.usage import prune, usage
 from llmserve.store.verification import verify
@@ -112,6 +114,36 @@ def test_a_template_is_kept_while_a_model_needs_it_and_no_longer(store: Store, m
     assert copied.template == made.template
     assert store.remove("copied:v1") == len(TEMPLATE.encode())
     assert store.find("tiny")
+
+
+def blobs(store: Store) -> set[str]:
+    return {path.name for path in (store.home / "blobs").rglob("*") if path.is_file()}
+
+
+def test_a_model_takes_the_place_of_one_that_was_made_and_of_no_other(store: Store, make: Maker) -> None:
+    before = blobs(store)
+    make.with_template("made:v1")
+    assert len(blobs(store)) == len(before) + 1
+    # From itself, and what is not stated anew stays: but for the template, which nothing needs any more.
+    build(store, Description("made:v1", ChatDefaults("Be brief."), template=TEMPLATE + " "), "made:v1", replaces=True)
+    assert store.defaults("made:v1").system == "Be brief."
+    assert len(blobs(store)) == len(before) + 1
+    build(store, Description("tiny"), "made:v1", replaces=True)
+    assert blobs(store) == before
+    assert store.defaults("made:v1") == ChatDefaults()
+    copy(store, "tiny", "copied:v1")
+    for name in ("copied:v1", "tiny", "tiny:1m"):
+        with pytest.raises(Conflict):
+            build(store, Description("tiny"), name, replaces=True)
+    with pytest.raises(Conflict, match="already"):
+        build(store, Description("tiny"), "made:v1")
+
+
+def test_what_takes_a_place_and_fails_leaves_what_was_there(store: Store, make: Maker) -> None:
+    make("base = 'tiny'\nsystem = 'Be brief.'\n")
+    with pytest.raises(ModelNotFound):
+        build(store, Description("nothing:here"), "made:v1", replaces=True)
+    assert store.defaults("made:v1").system == "Be brief."
 
 
 def test_a_created_model_can_be_the_base_of_another(store: Store, make: Maker) -> None:
