@@ -66,6 +66,36 @@ def chat_logprobs(choice: Mapping[str, Any], text: str) -> dict[str, Any] | None
     return {"content": entries, "refusal": None}
 
 
+def stop_string(choice: Mapping[str, Any]) -> dict[str, str]:
+    """The field that says which stop string ended a choice; nothing where none did (a token has a number there)."""
+    stated = choice.get("stop_reason")
+    return {"stop_reason": stated} if isinstance(stated, str) else {}
+
+
+def timings(metrics: Mapping[str, Any] | None, counts: Mapping[str, Any]) -> dict[str, Any]:
+    """The field `timings` as llama.cpp has it, of an answer with these `metrics` of vLLM's and these `usage_counts`.
+
+    Nothing where it measured nothing: an answer of several choices has no time of its own.
+    """
+    stated = metrics or {}
+    prompt_ms, predicted_ms = stated.get("time_to_first_token_ms"), stated.get("generation_time_ms")
+    if prompt_ms is None or predicted_ms is None:
+        return {}
+    cached, written = counts["prompt_tokens_details"]["cached_tokens"], counts["completion_tokens"]
+    # The first token comes out of the prompt's own step, so the answer's time covers the others.
+    speed = (written - 1) / predicted_ms * 1000 if predicted_ms > 0 else 0.0
+    return {
+        "timings": {
+            "prompt_n": counts["prompt_tokens"] - cached,
+            "cache_n": cached,
+            "prompt_ms": round(prompt_ms, 3),
+            "predicted_n": written,
+            "predicted_ms": round(predicted_ms, 3),
+            "predicted_per_second": round(speed, 3),
+        }
+    }
+
+
 def usage_counts(usage: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
     """Token counts. How many were thoughts is told only where it is known."""
     prompt, completion = usage["prompt_tokens"], usage.get("completion_tokens") or 0
@@ -91,6 +121,7 @@ def _chat_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
         "message": _message(message),
         "logprobs": chat_logprobs(choice, message.get("content") or ""),
         "finish_reason": finish_reason(choice, calls=bool(message.get("tool_calls"))),
+        **stop_string(choice),
     }
 
 
@@ -100,6 +131,7 @@ def _text_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
         "text": choice["text"],
         "logprobs": choice.get("logprobs"),
         "finish_reason": finish_reason(choice),
+        **stop_string(choice),
     }
 
 
@@ -116,6 +148,7 @@ def _ranking(body: Any, request: Mapping[str, Any], model: ServedModel) -> dict[
 
 
 def _answer(kind: str, body: Any, identity: str, model: ServedModel, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = usage_counts(body["usage"], model)
     return {
         "id": identity,
         "object": kind,
@@ -123,7 +156,8 @@ def _answer(kind: str, body: Any, identity: str, model: ServedModel, choices: li
         "model": model.name,
         "system_fingerprint": None,
         "choices": choices,
-        "usage": usage_counts(body["usage"], model),
+        "usage": counts,
+        **timings(body.get("metrics"), counts),
     }
 
 

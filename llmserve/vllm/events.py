@@ -14,7 +14,7 @@ from llmserve.errors import LlmserveError, WorkerDied
 from llmserve.openai import sse
 from llmserve.openai.json import dump_ascii_json
 from llmserve.vllm import errors
-from llmserve.vllm.answers import chat_logprobs, finish_reason, usage_counts
+from llmserve.vllm.answers import chat_logprobs, finish_reason, stop_string, timings, usage_counts
 from llmserve.vllm.served_model import ServedModel
 
 _END = b"\n\n"
@@ -92,17 +92,22 @@ class EventTranslator:
                 self._learn_head(event, body)
             self._learn_tail(event, body)
             choices = [self._choice(choice) for choice in body["choices"]]
+            counted = "" if choices else self._counted(body)
         except LlmserveError as error:
             self._over = True
             return sse.error_event(error)
         except (KeyError, TypeError, AttributeError, ValueError):
             self._over = True
             return sse.error_event(WorkerDied("the worker's answer makes no sense", code="worker_protocol_error"))
-        usage = ""
-        if not choices and body.get("usage"):
-            usage = f',"usage":{dump_ascii_json(usage_counts(body["usage"], self._model))}'
         content = ",".join(map(dump_ascii_json, choices))
-        return self._our_head + f"{content}]{usage}}}\n\n".encode()
+        return self._our_head + f"{content}]{counted}}}\n\n".encode()
+
+    def _counted(self, body: dict[str, Any]) -> str:
+        """The fields of the last event behind its choices, of which it has none."""
+        if not body.get("usage"):
+            return ""
+        counts = usage_counts(body["usage"], self._model)
+        return f",{dump_ascii_json({'usage': counts, **timings(body.get('metrics'), counts)})[1:-1]}"
 
     def _learn_head(self, event: bytes, body: dict[str, Any]) -> None:
         """Take from the first event what all of them share."""
@@ -138,7 +143,7 @@ class EventTranslator:
             answer["logprobs"] = choice.get("logprobs")
         ended = choice.get("finish_reason") is not None
         answer["finish_reason"] = finish_reason(choice, calls=index in self._calling) if ended else None
-        return answer
+        return {**answer, **stop_string(choice)} if ended else answer
 
     def _failure(self, body: object) -> LlmserveError:
         """The error in the place of an event."""

@@ -90,6 +90,22 @@ def test_a_chat_stream() -> None:
     assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], 6)
 
 
+def test_a_stream_tells_the_stop_string_that_ended_it() -> None:
+    for chat, event in ((True, LAST), (False, piece("a").replace('"finish_reason":null', '"finish_reason":"length"'))):
+        ended = event.replace('"length","stop_reason":null', '"stop","stop_reason":"END"')
+        assert ended != event
+        (choice,) = bodies(translated(ended + DONE, chat=chat))[0]["choices"]
+        assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "END")
+
+
+def test_the_timings_of_a_stream_are_in_its_last_event() -> None:
+    metrics = ',"metrics":{"time_to_first_token_ms":50.0,"generation_time_ms":500.0}}\n\n'
+    *_, usage = bodies(translated(ROLE + LAST + USAGE.replace("}\n\n", metrics) + DONE))
+    assert usage["timings"]["prompt_ms"] == 50.0
+    assert usage["timings"]["predicted_per_second"] == 10.0
+    assert "timings" not in bodies(translated(ROLE + LAST + USAGE + DONE))[-1]
+
+
 @pytest.mark.parametrize("cut", [1, 7, 100])
 def test_a_stream_may_arrive_cut_anywhere(cut: int) -> None:
     stream = ROLE + content("The") + content(" ça") + content('"},') + LAST + USAGE + DONE
