@@ -49,6 +49,7 @@ class Server:
     def __init__(self, subject: Subject) -> None:
         self.engine = subject.engine
         self.model = subject.model
+        self.home = Path(subject.environment["LLMSERVE_HOME"])
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])

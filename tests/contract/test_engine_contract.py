@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from typing import Any
 
 import httpx2
@@ -11,6 +13,7 @@ import jsonschema  # type: ignore[import-untyped]
 import openai
 import pytest
 
+from llmserve.state.database import StateDatabase
 from tests.contract.servers import SYSTEM, Server
 from tests.support import until
 
@@ -80,7 +83,7 @@ def test_the_answers_id_is_the_requests(server: Server) -> None:
 
 
 def test_several_prompts_and_choices_are_numbered_in_order(server: Server) -> None:
-    answer = server.complete(["One, two,", "The capital of France is"], n=2, max_tokens=4)
+    answer = server.complete(["Monday, Tuesday, Wednesday,", "The capital of France is"], n=2, max_tokens=4)
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
     first, again, other, other_again = (choice["text"] for choice in answer["choices"])
     assert (first, other) == (again, other_again)
@@ -324,6 +327,17 @@ def test_who_hangs_up_ends_the_work(server: Server) -> None:
     # Nothing is computed for it any more: the next answer does not wait for two thousand tokens.
     server.chat(QUESTION)
     assert time.monotonic() - hung_up < 30
+
+
+def test_what_the_load_took_is_kept_for_the_next_plan(server: Server) -> None:
+    with closing(sqlite3.connect(StateDatabase.in_home(server.home).path)) as database:
+        rows = database.execute("SELECT build, measurement FROM load ORDER BY id DESC").fetchall()
+    measured = [json.loads(text) for build, text in rows if build.startswith(server.engine)]
+    taken = {entry["device"]: entry["bytes"] for entry in measured[0]["taken"]}
+    (running,) = server.http.get("/admin/ps").json()["models"]
+    planned = {entry["device"]: entry for entry in running["plan"]["memory"]}
+    assert taken.keys() <= planned.keys()
+    assert taken["ram"] > planned["ram"]["weights"]
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
