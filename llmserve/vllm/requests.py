@@ -12,6 +12,7 @@ from typing import Any
 from llmserve.errors import InvalidRequest, UnsupportedParameter
 from llmserve.openai.json import dump_json, parse_json
 from llmserve.vllm.served_model import ServedModel
+from llmserve.vllm.tool_schemas import enforced
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -140,6 +141,8 @@ def _adapt_chat(request: dict[str, Any], model: ServedModel) -> None:
             param="tools",
             hint="name its parser in models.toml (`tool_parser`, one of vLLM's), or use a GGUF file of the model",
         )
+    elif request.get("tool_choice") == "required" or isinstance(request.get("tool_choice"), dict):
+        request["tools"] = [enforced(tool) for tool in request["tools"]]
     if request.get("continue_final_message"):
         request["add_generation_prompt"] = False
     if model.reasoning_parser is None:

@@ -118,7 +118,7 @@ def test_an_answer_follows_a_schema(server: Server) -> None:
 
 def test_a_named_tool_is_used_and_its_result_read(server: Server) -> None:
     said = [{"role": "user", "content": WARM}]
-    told = message(server, said, tools=TOOLS, tool_choice=NAMED, max_tokens=60)
+    told = message(server, said, tools=TOOLS, tool_choice=NAMED, max_tokens=100)
     assert told["stop_reason"] == "tool_use"
     (use,) = told["content"]
     assert (use["type"], use["name"]) == ("tool_use", "get_weather")
@@ -131,7 +131,7 @@ def test_a_named_tool_is_used_and_its_result_read(server: Server) -> None:
 
 
 def test_a_streamed_use_is_the_same_use(server: Server) -> None:
-    fields: dict[str, Any] = {"tools": TOOLS, "tool_choice": NAMED, "max_tokens": 60}
+    fields: dict[str, Any] = {"tools": TOOLS, "tool_choice": NAMED, "max_tokens": 100}
     (whole,) = message(server, WARM, **fields)["content"]
     events = events_of(server, WARM, **fields)
     (started,) = [event["content_block"] for event in events if event["type"] == "content_block_start"]
@@ -144,7 +144,7 @@ def test_a_streamed_use_is_the_same_use(server: Server) -> None:
 
 def test_any_tool_is_used_where_one_has_to_be(server: Server) -> None:
     choice = {"type": "any", "disable_parallel_tool_use": True}
-    told = message(server, "What time is it in Rome?", tools=TOOLS, tool_choice=choice, max_tokens=80)
+    told = message(server, "What time is it in Rome?", tools=TOOLS, tool_choice=choice, max_tokens=100)
     assert told["stop_reason"] == "tool_use"
     (use,) = told["content"]
     schemas = {tool["name"]: tool["parameters"] for tool in (WEATHER, CLOCK)}

@@ -86,6 +86,42 @@ def test_tools_of_a_model_whose_calls_cannot_be_read_are_refused(choice: str) ->
     assert "models.toml" in (caught.value.hint or "")
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 9}, "days": {"type": "array", "items": {"type": "integer"}}},
+    "required": ["city"],
+    "additionalProperties": {"anyOf": [{"type": "null"}, {"enum": [1, 2]}]},
+}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+def sent_function(choice: Any, **function: Any) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": "weather", **function}}]
+    found: dict[str, Any] = chat(tools=tools, tool_choice=choice)["tools"][0]["function"]
+    return found
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED])
+def test_the_arguments_of_a_demanded_call_follow_their_schema(choice: Any) -> None:
+    assert sent_function(choice, parameters=SCHEMA)["strict"] is True
+    assert "strict" not in sent_function("auto", parameters=SCHEMA)
+    assert sent_function(choice, parameters=SCHEMA, strict=False)["strict"] is True
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"x": {"type": "number", "multipleOf": 2}}},
+        {"type": "object", "properties": {"x": {"type": "array", "items": {"$ref": "#/$defs/y"}}}},
+        {"type": "object", "additionalProperties": {"type": "string", "format": "hostname"}},
+        {"anyOf": [{"type": "object"}, {"type": "string", "pattern": "a"}]},
+        None,
+    ],
+)
+def test_a_schema_that_a_grammar_may_not_follow_is_not_enforced(schema: Any) -> None:
+    assert "strict" not in sent_function("required", **({} if schema is None else {"parameters": schema}))
+
+
 def test_tools_that_must_not_be_called_need_no_reader() -> None:
     assert chat(PLAIN, tools=[TOOL], tool_choice="none")["tool_choice"] == "none"
 
