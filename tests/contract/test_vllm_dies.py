@@ -12,8 +12,10 @@ import httpx2
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from llmserve.fleet.sockets import SocketDirectory
+from llmserve.settings import runtime_directory
 from tests.contract.servers import Server
-from tests.support import until
+from tests.support import runs, until
 
 STREAMS = 8
 
@@ -62,14 +64,23 @@ def test_a_part_that_dies_or_hangs_ends_all(
         ends = [stream.result(timeout=60) for stream in streams]
     assert all('"error"' in last for _, last in ends)
     assert max(ended for ended, _ in ends) - happened < bound_seconds
-    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in parts), seconds=2)
+    until(lambda: not any(runs(process) for process in parts), seconds=2)
     assert vllm_server.complete("Hi", max_tokens=1)["choices"]
 
 
-def test_a_killed_gateway_leaves_nothing_of_it(told_vllm: Server) -> None:
+def test_what_a_killed_gateway_and_keeper_leave_is_ended_by_the_next(told_vllm: Server) -> None:
     """The last test of that server."""
+    told_vllm.complete("Hi", max_tokens=1)
     parts = told_vllm.parts()
-    assert parts
+    keeper = part(told_vllm, "llmserve.engines.keeper")
+    engine = part(told_vllm, "VLLM::EngineCore")
+    keeper.suspend()  # deaf to the end of its gateway
     told_vllm.process.kill()
     told_vllm.process.wait()
-    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in parts), seconds=3)
+    keeper.kill()
+    until(lambda: not runs(keeper), seconds=5)
+    assert runs(engine)
+    next_gateway = SocketDirectory(runtime_directory() / "workers")
+    next_gateway.new_path()
+    until(lambda: not any(runs(process) for process in parts), seconds=5)
+    next_gateway.close()
