@@ -15,21 +15,23 @@ _FINISH_REASONS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def translated(path: str, body: Any, request: Mapping[str, Any], identity: str, model: ServedModel) -> dict[str, Any]:
+def translated(
+    path: str, body: Any, request: Mapping[str, Any], identity: str, model: ServedModel, copies: int = 1
+) -> dict[str, Any]:
     """The answer of `path` to the translated `request`; `identity` becomes the answer's id.
+
+    Each choice is told `copies` times.
 
     Raises `WorkerDied` for one that makes no sense, or was broken off.
     """
     try:
         match path:
             case "/v1/chat/completions":
-                return _answer(
-                    "chat.completion", body, identity, model, [_chat_choice(each) for each in body["choices"]]
-                )
+                chats = copied([_chat_choice(each) for each in body["choices"]], copies)
+                return _answer("chat.completion", body, identity, model, chats, copies)
             case "/v1/completions":
-                return _answer(
-                    "text_completion", body, identity, model, [_text_choice(each) for each in body["choices"]]
-                )
+                texts = copied([_text_choice(each) for each in body["choices"]], copies)
+                return _answer("text_completion", body, identity, model, texts, copies)
             case "/v1/rerank":
                 return _ranking(body, request, model)
             case "/tokenize":
@@ -96,6 +98,23 @@ def timings(metrics: Mapping[str, Any] | None, counts: Mapping[str, Any]) -> dic
     }
 
 
+def copied(choices: list[dict[str, Any]], copies: int) -> list[dict[str, Any]]:
+    """Each choice so many times, numbered as if each had been computed."""
+    if copies == 1:
+        return choices
+    return [{**choice, "index": choice["index"] * copies + copy} for choice in choices for copy in range(copies)]
+
+
+def counts_of(counts: Mapping[str, Any], copies: int) -> dict[str, Any]:
+    """The `usage_counts` of one answer, for so many of them; a prompt counts once."""
+    written = counts["completion_tokens"] * copies
+    more = {"completion_tokens": written, "total_tokens": counts["prompt_tokens"] + written}
+    details = counts.get("completion_tokens_details")
+    if details is not None:
+        more["completion_tokens_details"] = {name: number * copies for name, number in details.items()}
+    return {**counts, **more}
+
+
 def usage_counts(usage: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
     """Token counts. How many were thoughts is told only where it is known."""
     prompt, completion = usage["prompt_tokens"], usage.get("completion_tokens") or 0
@@ -147,7 +166,9 @@ def _ranking(body: Any, request: Mapping[str, Any], model: ServedModel) -> dict[
     return {"object": "list", "model": model.name, "results": results, "usage": usage}
 
 
-def _answer(kind: str, body: Any, identity: str, model: ServedModel, choices: list[dict[str, Any]]) -> dict[str, Any]:
+def _answer(
+    kind: str, body: Any, identity: str, model: ServedModel, choices: list[dict[str, Any]], copies: int
+) -> dict[str, Any]:
     counts = usage_counts(body["usage"], model)
     return {
         "id": identity,
@@ -156,7 +177,7 @@ def _answer(kind: str, body: Any, identity: str, model: ServedModel, choices: li
         "model": model.name,
         "system_fingerprint": None,
         "choices": choices,
-        "usage": counts,
+        "usage": counts if copies == 1 else counts_of(counts, copies),
         **timings(body.get("metrics"), counts),
     }
 

@@ -14,7 +14,7 @@ from llmserve.errors import LlmserveError, WorkerDied
 from llmserve.openai import sse
 from llmserve.openai.json import dump_ascii_json
 from llmserve.vllm import errors
-from llmserve.vllm.answers import chat_logprobs, finish_reason, stop_string, timings, usage_counts
+from llmserve.vllm.answers import chat_logprobs, copied, counts_of, finish_reason, stop_string, timings, usage_counts
 from llmserve.vllm.served_model import ServedModel
 
 _END = b"\n\n"
@@ -35,11 +35,13 @@ class EventTranslator:
     `identity` is the answer's id. After an error event or the end mark nothing more comes.
     """
 
-    def __init__(self, identity: str, model: ServedModel, *, chat: bool, prompt_field: str) -> None:
+    def __init__(self, identity: str, model: ServedModel, *, chat: bool, prompt_field: str, copies: int = 1) -> None:
+        """`copies`: how often each choice is told."""
         self._identity = identity
         self._model = model
         self._chat = chat
         self._prompt_field = prompt_field
+        self._copies = copies
         self._rest = b""
         self._over = False
         # What stands before the choices of every event, there and here; not known before the first one.
@@ -91,7 +93,7 @@ class EventTranslator:
             if self._their_head is None:
                 self._learn_head(event, body)
             self._learn_tail(event, body)
-            choices = [self._choice(choice) for choice in body["choices"]]
+            choices = copied([self._choice(choice) for choice in body["choices"]], self._copies)
             counted = "" if choices else self._counted(body)
         except LlmserveError as error:
             self._over = True
@@ -107,13 +109,14 @@ class EventTranslator:
         if not body.get("usage"):
             return ""
         counts = usage_counts(body["usage"], self._model)
-        return f",{dump_ascii_json({'usage': counts, **timings(body.get('metrics'), counts)})[1:-1]}"
+        told = counts if self._copies == 1 else counts_of(counts, self._copies)
+        return f",{dump_ascii_json({'usage': told, **timings(body.get('metrics'), counts)})[1:-1]}"
 
     def _learn_head(self, event: bytes, body: dict[str, Any]) -> None:
         """Take from the first event what all of them share."""
         end = event.find(_CHOICES)
         # A head in which a name or an id holds the mark itself is not cut here: then every event is parsed.
-        if end > 0 and event.count(_CHOICES) == 1:
+        if end > 0 and event.count(_CHOICES) == 1 and self._copies == 1:
             self._their_head = event[: end + len(_CHOICES)]
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         head = {"id": self._identity, "object": kind, "created": body["created"], "model": self._model.name}

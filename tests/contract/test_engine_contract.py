@@ -83,7 +83,7 @@ def test_the_answers_id_is_the_requests(server: Server) -> None:
 
 
 def test_several_prompts_and_choices_are_numbered_in_order(server: Server) -> None:
-    answer = server.complete(["Monday, Tuesday, Wednesday,", "The capital of France is"], n=2, max_tokens=4)
+    answer = server.complete(["One, two,", "The capital of France is"], n=2, max_tokens=4)
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
     first, again, other, other_again = (choice["text"] for choice in answer["choices"])
     assert (first, other) == (again, other_again)

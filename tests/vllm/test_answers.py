@@ -98,6 +98,20 @@ def test_the_token_that_ended_an_answer_is_none_of_its_text(finish: str, stop: s
     assert chat_choice(body)["logprobs"] == {"content": kept, "refusal": None}
 
 
+def test_a_greedy_answer_is_told_as_often_as_it_was_asked_for() -> None:
+    choices = [
+        {"index": index, "text": text, "logprobs": None, "finish_reason": "length", "stop_reason": None}
+        for index, text in enumerate("ab")
+    ]
+    usage = {**USAGE, "completion_tokens_details": {"reasoning_tokens": 1}}
+    body = {"id": "cmpl-1", "created": 7, "model": "m", "choices": choices, "usage": usage}
+    answer = translated(COMPLETIONS, body, {}, "req-1", MODEL, copies=3)
+    assert [(choice["index"], choice["text"]) for choice in answer["choices"]] == list(enumerate("aaabbb"))
+    told = answer["usage"]
+    assert (told["prompt_tokens"], told["completion_tokens"], told["total_tokens"]) == (37, 24, 61)
+    assert told["completion_tokens_details"] == {"reasoning_tokens": 3}
+
+
 @pytest.mark.parametrize(("stop", "told"), [("END", {"stop_reason": "END"}), (2, {}), (None, {})])
 def test_the_stop_string_that_ended_an_answer_is_told(stop: object, told: dict[str, str]) -> None:
     choice = chat_choice(chat_body({}, stop_reason=stop))

@@ -9,7 +9,7 @@ import pytest
 
 from llmserve.errors import InvalidRequest, UnsupportedParameter
 from llmserve.openai.parse import parse_chat, parse_completion, parse_tokenize
-from llmserve.vllm.requests import CHAT, COMPLETIONS, TOKENIZE, translated
+from llmserve.vllm.requests import CHAT, COMPLETIONS, TOKENIZE, take_copies, translated
 from llmserve.vllm.served_model import ServedModel
 
 MODEL = ServedModel("served:name", context=4096, tool_parser="hermes", reasoning_parser="qwen3")
@@ -66,10 +66,17 @@ def test_a_limit_that_the_context_cannot_hold_is_no_limit() -> None:
     assert "max_tokens" not in chat(max_tokens=4096)
 
 
-def test_several_greedy_answers_are_draws_among_one_token() -> None:
-    sent = chat(n=2, temperature=0)
-    assert (sent["temperature"], sent["top_k"]) == (1.0, 1)
-    assert chat(n=1, temperature=0)["temperature"] == 0
+@pytest.mark.parametrize(("fields", "copies"), [({"n": 3}, 3), ({"n": 1}, 1), ({}, 1)])
+def test_several_greedy_answers_are_asked_for_once(fields: dict[str, int], copies: int) -> None:
+    sent = chat(temperature=0, **fields)
+    assert take_copies(sent) == copies
+    assert sent["temperature"] == 0
+    assert "n" not in sent
+
+
+def test_several_draws_are_all_asked_for() -> None:
+    sent = chat(temperature=0.5, n=3)
+    assert (take_copies(sent), sent["n"]) == (1, 3)
 
 
 def test_an_answer_that_goes_on_has_no_prompt_for_a_new_one() -> None:
