@@ -10,6 +10,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from llmserve.api.dialects import Dialects, error_body
+from llmserve.api.endpoint import unwrapped
 from llmserve.api.envelope import Envelope
 from llmserve.api.gateway import Gateway
 from llmserve.api.guards import Guards
@@ -42,7 +43,7 @@ def route_table(gateway: Gateway, dialects: Dialects, page: Page | None) -> list
         description.route(),
     ]
     description.describe(routes)
-    return routes
+    return [unwrapped(route) for route in routes]
 
 
 def build_app(gateway: Gateway) -> ASGIApp:

@@ -75,13 +75,15 @@ def _knowledge(settings: Settings, machine: HardwareInfo, model: str) -> Knowled
     from llmserve.errors import ModelNotFound
     from llmserve.planning.measurements import NOTHING_KNOWN
     from llmserve.settings import home_directory
-    from llmserve.state.database import StateDatabase, key_of
+    from llmserve.state.database import StateDatabase, engine_for, key_of
 
     try:
         installed = known_model(open_store(settings), model)
     except ModelNotFound:
         return NOTHING_KNOWN
-    return StateDatabase.in_home(home_directory(settings)).knowledge(key_of(machine, installed, "llama.cpp"))
+    return StateDatabase.in_home(home_directory(settings)).knowledge(
+        key_of(machine, installed, engine_for(installed.format))
+    )
 
 
 def _inspect(settings: Settings, model: str) -> ModelInfo:

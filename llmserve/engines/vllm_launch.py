@@ -57,7 +57,7 @@ def server_arguments(plan: EnginePlan, model: InstalledModel, socket: Path, vers
         *("--max-model-len", str(plan.context), "--max-num-seqs", str(plan.parallel)),
         *("--max-num-batched-tokens", str(max(plan.batch, plan.parallel))),
         *("--kv-cache-memory-bytes", str(options.kv_cache_bytes), "--dtype", options.dtype),
-        *("--fingerprint-mode", "none", "--enable-prompt-tokens-details"),
+        *("--fingerprint-mode", "none", "--enable-prompt-tokens-details", "--enable-per-request-metrics"),
         *("--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", "--disable-fastapi-docs"),
     ]
     if plan.kind == "embed":
@@ -95,6 +95,9 @@ def _environment(plan: EnginePlan, socket: Path, home: Path, environ: Mapping[st
         "TRITON_CACHE_DIR": str(cache / "triton"),
         # The sockets between its own processes: private, and swept away with the worker's.
         "VLLM_RPC_BASE_PATH": str(socket.parent),
+        # Its processes write their titles over their arguments: not over the environment too, by which those are known
+        # that nothing else is left of (`fleet/orphans.py`).
+        "SPT_NOENV": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_LOGGING_COLOR": "0",
         "VLLM_MAX_STOP_STRINGS": str(_STOP_STRINGS),

@@ -26,12 +26,9 @@ class History:
         return self._database.knowledge(key)
 
     def note_load(self, instance: Instance, hardware_after: HardwareInfo) -> None:
-        """The instance has become ready, and `hardware_after` is what was free then.
-
-        Nothing is kept for vLLM, which takes what it is told to take.
-        """
+        """The instance has become ready, and `hardware_after` is what was free then."""
         taken = taken_bytes(instance.plan, instance.resident_bytes, hardware_after)
-        if instance.key is None or instance.plan.engine != "llama.cpp" or not taken:
+        if instance.key is None or not taken:
             return
         load = LoadMeasurement(expected_at_load(instance.plan), taken, instance.load_seconds)
         self._database.record_load(instance.key, load)

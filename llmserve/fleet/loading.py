@@ -18,14 +18,12 @@ from llmserve.fleet.record import Instance, ModelRecord
 from llmserve.fleet.registry import Registry
 from llmserve.fleet.room import find_room, no_room_beside, out_of_memory
 from llmserve.fleet.waiting import set_within
-from llmserve.fleet.worker import Worker
-from llmserve.hardware.surroundings import peak_resident_bytes
 from llmserve.planning.advice import what_would_change
 from llmserve.planning.measurements import Knowledge
 from llmserve.planning.plan import plan as make_plan
 from llmserve.planning.retry import shrink
 from llmserve.settings import Settings
-from llmserve.state.database import Key, key_of
+from llmserve.state.database import Key, engine_for, key_of
 from llmserve.types import EnginePlan, HardwareInfo, InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
@@ -220,7 +218,7 @@ class Loading:
         try:
             await worker.start()
             await worker.ready(self._means.load_timeout_seconds)
-            instance.resident_bytes = await asyncio.to_thread(_resident_bytes, worker)
+            instance.resident_bytes = await asyncio.to_thread(worker.resident_bytes)
         except WorkerDied as error:
             await worker.stop(0)  # one that is not ready has nothing to finish
             await self._note_failure(record, instance, error, counts=not attempts.shrinking)
@@ -260,10 +258,6 @@ class Loading:
             logger.error("%s is not tried again before a while has passed: %s", record.name, record.last_error)
 
 
-def _resident_bytes(worker: Worker) -> int | None:
-    return None if worker.pid is None else peak_resident_bytes(worker.pid)
-
-
 def _key(hardware: HardwareInfo, model: InstalledModel) -> Key:
     """What is measured of the model on this machine is kept under it."""
-    return key_of(hardware, model, "llama.cpp" if model.format == "gguf" else "vllm")
+    return key_of(hardware, model, engine_for(model.format))

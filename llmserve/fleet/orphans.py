@@ -2,6 +2,7 @@
 
 A worker's process is noted beside its socket, in a directory that its gateway keeps locked. Who finds such a note in a
 directory that nobody locks any more may end the process, if it is the very same: a number alone may be another's.
+Where it is gone, what it started may have stayed, in the group that it led.
 """
 
 from __future__ import annotations
@@ -37,8 +38,12 @@ def end_orphans(directory: Path) -> None:
     """Kill the workers that the notes in `directory` name, which belongs to a gateway that is gone."""
     for path in directory.glob(f"*{_SUFFIX}"):
         with suppress(OSError, ValueError, psutil.Error):
-            pid, started_at = path.read_text(encoding="ascii").split()
-            _end(int(pid), started_at, path.with_suffix(".sock"))
+            number, started_at = path.read_text(encoding="ascii").split()
+            pid, socket = int(number), path.with_suffix(".sock")
+            if _has_ended(pid):
+                _end_rest(pid, socket)
+            else:
+                _end(pid, started_at, socket)
 
 
 def started(pid: int) -> str:
@@ -51,6 +56,28 @@ def started(pid: int) -> str:
         return str(psutil.Process(pid).create_time())
     _, _, fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")
     return fields.split()[_START_FIELD]
+
+
+def _has_ended(pid: int) -> bool:
+    """Also where nobody has reaped it."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def _end_rest(group: int, socket: Path) -> None:
+    """Kill what is left of the group of a worker that has ended. Its number is nobody else's as long as one is left."""
+    if group > 1 and any(_is_of(process, group, socket) for process in psutil.process_iter()):
+        logger.warning("ending what is left of a worker that outlived its server (process group %d)", group)
+        os.killpg(group, signal.SIGKILL)
+
+
+def _is_of(process: psutil.Process, group: int, socket: Path) -> bool:
+    """Whether a process is in `group` and was started for `socket`, by its arguments or its environment."""
+    with suppress(OSError, psutil.Error):
+        if os.getpgid(process.pid) != group or process.uids().real != os.getuid():
+            return False
+        place = str(socket.parent)  # a part of it is random
+        return any(f"{text}/".startswith(f"{place}/") for text in (*process.cmdline(), *process.environ().values()))
+    return False
 
 
 def _end(pid: int, started_at: str, socket: Path) -> None:

@@ -55,6 +55,7 @@ class VllmConnection(WorkerConnection):
         self._path = ""
         self._identity = ""
         self._request: dict[str, Any] = {}
+        self._copies = 1
         self._events: EventTranslator | None = None
         self._their_status = 0
         self._whole: list[bytes] = []
@@ -68,6 +69,7 @@ class VllmConnection(WorkerConnection):
         self._identity = given.decode("ascii") or f"cmpl-{uuid.uuid4().hex}"
         try:
             self._request = requests.translated(self._path, body, self._model)
+            self._copies = requests.take_copies(self._request)
         except LlmserveError as error:
             self._answer(error.status, dump_json(error.body()))
             self.complete = True
@@ -96,6 +98,7 @@ class VllmConnection(WorkerConnection):
                 self._model,
                 chat=self._path == requests.CHAT,
                 prompt_field=requests.prompt_field(self._path),
+                copies=self._copies,
             )
             super().on_headers_complete()
 
@@ -121,7 +124,9 @@ class VllmConnection(WorkerConnection):
                 # The shape is the same, and parsing a million numbers is not for the event loop.
                 self._answer(200, body)
             elif self._their_status == 200:
-                answer = answers.translated(self._path, _parsed(body), self._request, self._identity, self._model)
+                answer = answers.translated(
+                    self._path, _parsed(body), self._request, self._identity, self._model, self._copies
+                )
                 self._answer(200, _encoded(answer))
             else:
                 field = requests.prompt_field(self._path)

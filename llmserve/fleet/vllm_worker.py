@@ -17,6 +17,7 @@ from llmserve.fleet.vllm_connection import Traffic, VllmConnection, connect
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.worker import HEALTH_POLL_SECONDS, HEALTH_TIMEOUT_SECONDS, Worker
 from llmserve.fleet.worker_log import WorkerLog
+from llmserve.hardware.surroundings import peak_family_bytes
 from llmserve.types import EnginePlan
 from llmserve.vllm.failures import Diagnosis, diagnose
 from llmserve.vllm.metrics import counted_tokens, steps_taken
@@ -165,6 +166,10 @@ class VllmWorker(Worker):
             seconds = watch.stalled(Observation(time.monotonic(), self._traffic.open, steps, used))
             if seconds is not None:
                 self._kill_because(f"did nothing for {seconds:.0f} s although it had requests")
+
+    def resident_bytes(self) -> int | None:
+        """Of all its processes together."""
+        return None if self.pid is None else peak_family_bytes(self.pid)
 
     async def counters(self) -> dict[str, float] | None:
         answer = await self._asked_for("/metrics")

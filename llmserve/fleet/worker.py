@@ -19,6 +19,7 @@ from llmserve.fleet.orphans import note, note_beside
 from llmserve.fleet.transport import WorkerTransport
 from llmserve.fleet.waiting import set_within
 from llmserve.fleet.worker_log import WorkerLog
+from llmserve.hardware.surroundings import peak_resident_bytes
 
 if TYPE_CHECKING:
     from llmserve.engines.command import Command
@@ -153,6 +154,10 @@ class Worker:
         if not isinstance(stats, dict):
             return None
         return {name: value for name, value in stats.items() if type(value) in (int, float) and value >= 0}
+
+    def resident_bytes(self) -> int | None:
+        """The most RAM that it has held so far, None where the system does not tell. Blocks."""
+        return None if self.pid is None else peak_resident_bytes(self.pid)
 
     async def _asked_for(self, path: str) -> httpx2.Response | None:
         """The answer, if there is a good one within a second."""

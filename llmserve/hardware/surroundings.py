@@ -83,20 +83,50 @@ def memory_speed() -> float:
 
 def peak_resident_bytes(pid: int, root: Path = Path("/")) -> int | None:
     """The most RAM that a process has held so far (`VmHWM`), None where the system does not tell."""
+    return _kilobytes(root / f"proc/{pid}/status", "VmHWM").get("VmHWM")
+
+
+def peak_family_bytes(pid: int, root: Path = Path("/")) -> int | None:
+    """The most RAM that a process and its descendants have held so far, None where the system does not tell.
+
+    What several of them map counts once. Their peaks are taken for simultaneous, so the sum may be too high.
+    """
+    import psutil  # type: ignore[import-untyped]  # shipped without types
+
     try:
-        text = (root / f"proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
+        family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.Error:
         return None
+    sizes = [_own_peak_bytes(member, root) for member in family]
+    return sum(size for size in sizes if size is not None) if any(sizes) else None
+
+
+def _own_peak_bytes(pid: int, root: Path) -> int | None:
+    """The proportional set size of a process, and how much more than now it once held."""
+    status = _kilobytes(root / f"proc/{pid}/status", "VmHWM", "VmRSS")
+    shares = _kilobytes(root / f"proc/{pid}/smaps_rollup", "Pss")
+    if len(status) < 2 or not shares:
+        return None
+    return shares["Pss"] + max(0, status["VmHWM"] - status["VmRSS"])
+
+
+def _kilobytes(file: Path, *names: str) -> dict[str, int]:
+    """The values in bytes of those lines of the kernel's that have these names, as far as they are there."""
+    try:
+        text = file.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return {}
+    found = {}
     for line in text.splitlines():
         match line.split():
-            case ["VmHWM:", number, "kB"] if number.isdigit():
-                return int(number) * 1024
-    return None
+            case [name, number, "kB"] if name.removesuffix(":") in names and number.isdigit():
+                found[name.removesuffix(":")] = int(number) * 1024
+    return found
 
 
 def busy_processors(seconds: float = 0.5) -> float:
     """How many processors are busy while this process waits for so many seconds."""
-    import psutil  # type: ignore[import-untyped]  # shipped without types
+    import psutil
 
     share: float = psutil.cpu_percent(interval=seconds) / 100
     return share * (psutil.cpu_count() or 1)

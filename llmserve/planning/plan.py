@@ -43,7 +43,7 @@ def plan(
         Refusal(engine, f"not taken, because {reason}") for engine, reason in why_not.items() if reason is not None
     )
     if chosen == "vllm":
-        return plan_vllm(hardware, model, settings, refused)
+        return plan_vllm(hardware, model, settings, refused, knowledge)
     return plan_llama_cpp(hardware, model, settings, _devices(hardware, chosen), refused, knowledge)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from llmserve.planning import rules
 from llmserve.planning.accelerators import margin_bytes
 from llmserve.planning.formatting import human_bytes, human_tokens, listed
+from llmserve.planning.measurements import NOTHING_KNOWN, Knowledge
 from llmserve.planning.memory import CELL_ALIGNMENT, GIB, MIB, Demand, kv_bytes, padded, weight_bytes
 from llmserve.planning.offload import GPU_RUNTIME_BYTES, PROCESS_BYTES, total_layers
 from llmserve.planning.vllm_cpu import plan_vllm_cpu
@@ -70,16 +71,22 @@ def unreadable(model: ModelInfo) -> str | None:
     return None
 
 
-def plan_vllm(hardware: HardwareInfo, model: ModelInfo, settings: Settings, refused: tuple[Refusal, ...]) -> EnginePlan:
+def plan_vllm(
+    hardware: HardwareInfo,
+    model: ModelInfo,
+    settings: Settings,
+    refused: tuple[Refusal, ...],
+    knowledge: Knowledge = NOTHING_KNOWN,
+) -> EnginePlan:
     """The plan for an installed vLLM; at least one GPU of `hardware` must be usable, or the build be one for CPUs.
 
     Tensor parallelism takes the fewest equal GPUs that hold the weights and the longest context; their number is a
     power of two that divides the attention heads.
     """
     if "cuda" not in next((info.devices for info in hardware.engines if info.engine == "vllm"), ()):
-        return plan_vllm_cpu(hardware, model, settings, refused)
+        return plan_vllm_cpu(hardware, model, settings, refused, knowledge.correction("ram"))
     groups = _groups(hardware, model)
-    chosen, fits = _choose(groups, model, settings)
+    chosen, fits = _choose(groups, model, settings, knowledge)
     devices = tuple(f"cuda:{gpu.index}" for gpu in chosen.gpus)
     idle = []
     for gpu in hardware.gpus:
@@ -87,7 +94,9 @@ def plan_vllm(hardware: HardwareInfo, model: ModelInfo, settings: Settings, refu
             why = unusable(gpu, model) or f"{listed(devices)} {'hold' if len(devices) > 1 else 'holds'} the model"
             idle.append(Refusal(f"{gpu.device}:{gpu.index}", f"{gpu.name} is not used, because {why}"))
     idle.append(Refusal("cpu", f"not used for layers, because all of them are on {listed(devices)}"))
-    host = DeviceMemory("ram", 0, 0, 0, PROCESS_BYTES + GPU_RUNTIME_BYTES + _HOST_BYTES, hardware.memory.available)
+    overhead = PROCESS_BYTES + GPU_RUNTIME_BYTES + _HOST_BYTES
+    correction = knowledge.correction("ram")
+    host = DeviceMemory("ram", 0, 0, 0, overhead, hardware.memory.available, correction=correction)
     memory = (host, *chosen.memory)
     fits = fits and (host.available is None or host.total <= host.available)
     demand = chosen.demand
@@ -142,27 +151,33 @@ def _groups(hardware: HardwareInfo, model: ModelInfo) -> list[tuple[GpuInfo, ...
     return sorted(groups, key=lambda gpus: (len(gpus), -_least_free(gpus)))
 
 
-def _choose(groups: Sequence[tuple[GpuInfo, ...]], model: ModelInfo, settings: Settings) -> tuple[_Candidate, bool]:
+def _choose(
+    groups: Sequence[tuple[GpuInfo, ...]], model: ModelInfo, settings: Settings, knowledge: Knowledge
+) -> tuple[_Candidate, bool]:
     """The best candidate and whether it fits."""
     lengths = rules.contexts(model, settings, rules.SMALLEST_CONTEXT)
     for context in lengths:
         for gpus in groups:
-            candidate = _candidate(gpus, model, settings, context)
+            candidate = _candidate(gpus, model, settings, context, knowledge)
             if _room(candidate) >= 0:
-                return _with_largest_pool(candidate, model), True
+                return _with_largest_pool(candidate, model, knowledge), True
     roomiest = max(groups, key=lambda gpus: len(gpus) * _least_free(gpus))
-    candidate = _candidate(roomiest, model, settings, lengths[-1])
+    candidate = _candidate(roomiest, model, settings, lengths[-1], knowledge)
     return candidate, all(entry.available is None or entry.total <= entry.available for entry in candidate.memory)
 
 
-def _candidate(gpus: tuple[GpuInfo, ...], model: ModelInfo, settings: Settings, context: int) -> _Candidate:
+def _candidate(
+    gpus: tuple[GpuInfo, ...], model: ModelInfo, settings: Settings, context: int, knowledge: Knowledge
+) -> _Candidate:
     batch = _LARGE_BATCH if _least_free(gpus) >= 40 * GIB else _BATCH
     parallel = settings.parallel or _SEQUENCES
     demand = Demand(context, padded(context), parallel, "f16", batch, batch, parallel)
-    return _Candidate(gpus, demand, _memory(gpus, model, demand))
+    return _Candidate(gpus, demand, _memory(gpus, model, demand, knowledge))
 
 
-def _memory(gpus: tuple[GpuInfo, ...], model: ModelInfo, demand: Demand) -> tuple[DeviceMemory, ...]:
+def _memory(
+    gpus: tuple[GpuInfo, ...], model: ModelInfo, demand: Demand, knowledge: Knowledge
+) -> tuple[DeviceMemory, ...]:
     """Bytes on each GPU: weights are sliced evenly, a KV head is whole, so more GPUs than KV heads keep copies."""
     count = len(gpus)
     kv_heads = max((layer.kv_heads for layer in model.layers), default=0)
@@ -178,6 +193,7 @@ def _memory(gpus: tuple[GpuInfo, ...], model: ModelInfo, demand: Demand) -> tupl
             compute=activations + logits,
             overhead=_OVERHEAD,
             available=gpu.free_memory,
+            correction=knowledge.correction(f"cuda:{gpu.index}"),
         )
         for gpu in gpus
     )
@@ -192,7 +208,7 @@ def _room(candidate: _Candidate) -> int:
     )
 
 
-def _with_largest_pool(candidate: _Candidate, model: ModelInfo) -> _Candidate:
+def _with_largest_pool(candidate: _Candidate, model: ModelInfo, knowledge: Knowledge) -> _Candidate:
     """Paged attention uses whatever the pool holds, so it gets all the room, up to every sequence at full length."""
     demand = candidate.demand
     low, most = demand.cells // CELL_ALIGNMENT, padded(demand.parallel * demand.context) // CELL_ALIGNMENT
@@ -200,7 +216,7 @@ def _with_largest_pool(candidate: _Candidate, model: ModelInfo) -> _Candidate:
     while low < most:
         middle = (low + most + 1) // 2
         grown = replace(demand, cells=middle * CELL_ALIGNMENT)
-        trial = _Candidate(candidate.gpus, grown, _memory(candidate.gpus, model, grown))
+        trial = _Candidate(candidate.gpus, grown, _memory(candidate.gpus, model, grown, knowledge))
         if _room(trial) < 0:
             most = middle - 1
         else:

@@ -34,7 +34,7 @@ def block_bytes(model: ModelInfo, dtype: str = "bfloat16") -> int:
     return BLOCK_TOKENS * kv_bytes_per_token(model, "f16") * (2 if dtype == _WIDE else 1)
 
 
-def choose_dtype(hardware: HardwareInfo, model: ModelInfo) -> str:
+def choose_dtype(hardware: HardwareInfo, model: ModelInfo, correction: int = 0) -> str:
     """The type to compute in: 32-bit floats where the processor has no instructions for 16-bit ones and RAM allows it.
 
     Measured on two cores with AVX2 and SmolLM2-135M, tokens per second of 1 and 16 clients: 12 and 96 with 32 bits, 9
@@ -43,22 +43,23 @@ def choose_dtype(hardware: HardwareInfo, model: ModelInfo) -> str:
     if pays_on(hardware.cpu) or model.quantization not in {"BF16", "F16", "F32"}:
         return _NARROW
     context = rules.contexts(model, Settings(), rules.SMALLEST_CONTEXT)[-1]
-    _, fits = _memory(hardware, model, _SEQUENCES, _blocks(context), _WIDE)
+    _, fits = _memory(hardware, model, _SEQUENCES, _blocks(context), _WIDE, correction)
     return _WIDE if fits else _NARROW
 
 
 def plan_vllm_cpu(
-    hardware: HardwareInfo, model: ModelInfo, settings: Settings, refused: tuple[Refusal, ...]
+    hardware: HardwareInfo, model: ModelInfo, settings: Settings, refused: tuple[Refusal, ...], correction: int = 0
 ) -> EnginePlan:
-    """The plan for an installed CPU build."""
+    """The plan for an installed CPU build. `correction` is what earlier loads took of RAM beyond their estimates."""
     parallel = settings.parallel or _SEQUENCES
-    dtype = choose_dtype(hardware, model)
+    dtype = choose_dtype(hardware, model, correction)
     lengths = rules.contexts(model, settings, rules.SMALLEST_CONTEXT)
     context = next(
-        (length for length in lengths if _memory(hardware, model, parallel, _blocks(length), dtype)[1]), lengths[-1]
+        (length for length in lengths if _memory(hardware, model, parallel, _blocks(length), dtype, correction)[1]),
+        lengths[-1],
     )
-    blocks = _pool_blocks(hardware, model, parallel, context, dtype)
-    memory, fits = _memory(hardware, model, parallel, blocks, dtype)
+    blocks = _pool_blocks(hardware, model, parallel, context, dtype, correction)
+    memory, fits = _memory(hardware, model, parallel, blocks, dtype, correction)
     parsers = choose_parsers(model)
     refused_gpus = tuple(
         Refusal(f"{gpu.device}:{gpu.index}", f"{gpu.name} is not used, because the installed vLLM is built for CPUs")
@@ -99,7 +100,7 @@ def _blocks(tokens: int) -> int:
 
 
 def _memory(
-    hardware: HardwareInfo, model: ModelInfo, parallel: int, blocks: int, dtype: str
+    hardware: HardwareInfo, model: ModelInfo, parallel: int, blocks: int, dtype: str, correction: int
 ) -> tuple[DeviceMemory, bool]:
     """Bytes in RAM with a pool of so many blocks, and whether they are there. A block more is held back by vLLM."""
     width = 4 if dtype == _WIDE else 2
@@ -113,14 +114,17 @@ def _memory(
         compute=activations + logits,
         overhead=_PROCESS_BYTES,
         available=hardware.memory.available,
+        correction=correction,
     )
     return memory, memory.available is None or memory.total <= memory.available
 
 
-def _pool_blocks(hardware: HardwareInfo, model: ModelInfo, parallel: int, context: int, dtype: str) -> int:
+def _pool_blocks(
+    hardware: HardwareInfo, model: ModelInfo, parallel: int, context: int, dtype: str, correction: int
+) -> int:
     """All sequences at full length, or what a quarter of the RAM that is left holds, but one sequence at least."""
     least, size = _blocks(context), block_bytes(model, dtype)
-    memory, fits = _memory(hardware, model, parallel, least, dtype)
+    memory, fits = _memory(hardware, model, parallel, least, dtype, correction)
     if not size or not fits or memory.available is None:
         return least
     left = memory.available - memory.total + memory.kv_cache - margin_bytes(memory.available, least=256 * MIB)

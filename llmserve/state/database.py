@@ -18,7 +18,7 @@ from pathlib import Path
 from llmserve.errors import StartupFailed
 from llmserve.planning.measurements import Knowledge, LoadMeasurement, RunMeasurement, TunedChoices
 from llmserve.store.locks import locked
-from llmserve.types import Engine, HardwareInfo, InstalledModel, from_json, to_json
+from llmserve.types import Engine, HardwareInfo, InstalledModel, ModelFormat, from_json, to_json
 
 FILE_NAME = "state.db"
 # Loads, and runs, remembered of one model on one machine.
@@ -67,6 +67,11 @@ class Key:
     build: str
 
 
+def engine_for(model_format: ModelFormat) -> Engine:
+    """The engine that runs models of this format."""
+    return "llama.cpp" if model_format == "gguf" else "vllm"
+
+
 def key_of(hardware: HardwareInfo, model: InstalledModel, engine: Engine) -> Key:
     """The key for `model` run by the installed `engine` on `hardware`."""
     info = next((info for info in hardware.engines if info.engine == engine), None)
@@ -98,6 +103,11 @@ class StateDatabase:
     @classmethod
     def in_home(cls, home: Path) -> StateDatabase:
         return cls(home / FILE_NAME)
+
+    @property
+    def path(self) -> Path:
+        """Where it is, if anything was written yet."""
+        return self._path
 
     def knowledge(self, key: Key) -> Knowledge:
         """Everything measured under `key`; nothing where there is no database, or it cannot be read."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,14 @@ from llmserve.store.bounded_json import UnsoundJson, parse_bounded
 from llmserve.store.gguf_bytes import quoted
 from llmserve.store.safetensors_header import SafeTensor, read_tensors
 from llmserve.store.safetensors_model import describe
-from llmserve.store.sources.hub_choice import COMPANIONS, CONFIG, INDEX, safetensors_files
+from llmserve.store.sources.hub_choice import (
+    COMPANIONS,
+    CONFIG,
+    INDEX,
+    MODULES,
+    SENTENCES,
+    safetensors_files,
+)
 from llmserve.types import ModelInfo
 
 _TEMPLATE = "chat_template.jinja"
@@ -29,6 +37,8 @@ _LIMIT_BYTES = {
     CONFIG: 1024**2,
     "generation_config.json": 1024**2,
     INDEX: 16 * 1024**2,
+    MODULES: 64 * 1024,
+    SENTENCES: 64 * 1024,
     "special_tokens_map.json": 1024**2,
     "tokenizer_config.json": 8 * 1024**2,
     "merges.txt": 64 * 1024**2,
@@ -36,7 +46,7 @@ _LIMIT_BYTES = {
     "tokenizer.model": 64 * 1024**2,
     "vocab.json": 64 * 1024**2,
 }
-_READ = frozenset({CONFIG, "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"})
+_READ = frozenset({CONFIG, SENTENCES, "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"})
 # How archives and pickles begin, whatever they are called: protocol 2 to 5, zip, gzip.
 _FOREIGN_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x1f\x8b")
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "_attn_implementation_internal"})
@@ -62,7 +72,8 @@ def inspect_directory(directory: Path) -> ModelInfo:
     if INDEX in texts:
         _check_index(texts[INDEX], weights)
     size_bytes = sum((directory / name).stat().st_size for name in files)
-    return describe(config, tuple(tensors), size_bytes, _template(directory, texts))
+    info = describe(config, tuple(tensors), size_bytes, _template(directory, texts))
+    return replace(info, context_length=_longest_text(texts.get(SENTENCES), info.context_length))
 
 
 def _companion(path: Path) -> Any:
@@ -80,8 +91,9 @@ def _companion(path: Path) -> Any:
         raise InvalidModel(f"{path.name} cannot be read: {error.strerror}") from error
     if content.startswith(_FOREIGN_MAGIC):
         _refuse(f"{path.name} is an archive or a pickle")
-    if path.suffix == ".json" and content.lstrip()[:1] != b"{":
-        _refuse(f"{path.name} is no JSON object")
+    kind, opening = ("list", b"[") if path.name == MODULES else ("object", b"{")
+    if path.suffix == ".json" and content.lstrip()[:1] != opening:
+        _refuse(f"{path.name} is no JSON {kind}")
     if not is_read:
         return None
     try:
@@ -132,6 +144,12 @@ def _template(directory: Path, texts: dict[str, Any]) -> str | None:
     if template is not None and (not isinstance(template, str) or len(template) > _TEMPLATE_BYTES):
         _refuse("its chat_template is no text of a sound length")
     return template
+
+
+def _longest_text(sentences: Any, context: int) -> int:
+    """The context of a model that was trained on shorter texts than it has positions for, where it says so."""
+    longest = (sentences or {}).get("max_seq_length")
+    return min(longest, context) if type(longest) is int and longest > 0 else context
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -34,7 +34,8 @@ class Views:
             made.mkdir(mode=0o700)
             for file in manifest.files:
                 link = inside(made, file.name)
-                link.symlink_to(os.path.relpath(self._blobs.path(file.sha256), target))
+                link.parent.mkdir(mode=0o700, exist_ok=True)
+                link.symlink_to(os.path.relpath(self._blobs.path(file.sha256), (target / file.name).parent))
             fsync_directory(made)
             if not target.exists():
                 made.rename(target)

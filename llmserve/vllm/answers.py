@@ -15,21 +15,23 @@ _FINISH_REASONS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def translated(path: str, body: Any, request: Mapping[str, Any], identity: str, model: ServedModel) -> dict[str, Any]:
+def translated(
+    path: str, body: Any, request: Mapping[str, Any], identity: str, model: ServedModel, copies: int = 1
+) -> dict[str, Any]:
     """The answer of `path` to the translated `request`; `identity` becomes the answer's id.
+
+    Each choice is told `copies` times.
 
     Raises `WorkerDied` for one that makes no sense, or was broken off.
     """
     try:
         match path:
             case "/v1/chat/completions":
-                return _answer(
-                    "chat.completion", body, identity, model, [_chat_choice(each) for each in body["choices"]]
-                )
+                chats = copied([_chat_choice(each) for each in body["choices"]], copies)
+                return _answer("chat.completion", body, identity, model, chats, copies)
             case "/v1/completions":
-                return _answer(
-                    "text_completion", body, identity, model, [_text_choice(each) for each in body["choices"]]
-                )
+                texts = copied([_text_choice(each) for each in body["choices"]], copies)
+                return _answer("text_completion", body, identity, model, texts, copies)
             case "/v1/rerank":
                 return _ranking(body, request, model)
             case "/tokenize":
@@ -66,6 +68,53 @@ def chat_logprobs(choice: Mapping[str, Any], text: str) -> dict[str, Any] | None
     return {"content": entries, "refusal": None}
 
 
+def stop_string(choice: Mapping[str, Any]) -> dict[str, str]:
+    """The field that says which stop string ended a choice; nothing where none did (a token has a number there)."""
+    stated = choice.get("stop_reason")
+    return {"stop_reason": stated} if isinstance(stated, str) else {}
+
+
+def timings(metrics: Mapping[str, Any] | None, counts: Mapping[str, Any]) -> dict[str, Any]:
+    """The field `timings` as llama.cpp has it, of an answer with these `metrics` of vLLM's and these `usage_counts`.
+
+    Nothing where it measured nothing: an answer of several choices has no time of its own.
+    """
+    stated = metrics or {}
+    prompt_ms, predicted_ms = stated.get("time_to_first_token_ms"), stated.get("generation_time_ms")
+    if prompt_ms is None or predicted_ms is None:
+        return {}
+    cached, written = counts["prompt_tokens_details"]["cached_tokens"], counts["completion_tokens"]
+    # The first token comes out of the prompt's own step, so the answer's time covers the others.
+    speed = (written - 1) / predicted_ms * 1000 if predicted_ms > 0 else 0.0
+    return {
+        "timings": {
+            "prompt_n": counts["prompt_tokens"] - cached,
+            "cache_n": cached,
+            "prompt_ms": round(prompt_ms, 3),
+            "predicted_n": written,
+            "predicted_ms": round(predicted_ms, 3),
+            "predicted_per_second": round(speed, 3),
+        }
+    }
+
+
+def copied(choices: list[dict[str, Any]], copies: int) -> list[dict[str, Any]]:
+    """Each choice so many times, numbered as if each had been computed."""
+    if copies == 1:
+        return choices
+    return [{**choice, "index": choice["index"] * copies + copy} for choice in choices for copy in range(copies)]
+
+
+def counts_of(counts: Mapping[str, Any], copies: int) -> dict[str, Any]:
+    """The `usage_counts` of one answer, for so many of them; a prompt counts once."""
+    written = counts["completion_tokens"] * copies
+    more = {"completion_tokens": written, "total_tokens": counts["prompt_tokens"] + written}
+    details = counts.get("completion_tokens_details")
+    if details is not None:
+        more["completion_tokens_details"] = {name: number * copies for name, number in details.items()}
+    return {**counts, **more}
+
+
 def usage_counts(usage: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
     """Token counts. How many were thoughts is told only where it is known."""
     prompt, completion = usage["prompt_tokens"], usage.get("completion_tokens") or 0
@@ -91,6 +140,7 @@ def _chat_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
         "message": _message(message),
         "logprobs": chat_logprobs(choice, message.get("content") or ""),
         "finish_reason": finish_reason(choice, calls=bool(message.get("tool_calls"))),
+        **stop_string(choice),
     }
 
 
@@ -100,6 +150,7 @@ def _text_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
         "text": choice["text"],
         "logprobs": choice.get("logprobs"),
         "finish_reason": finish_reason(choice),
+        **stop_string(choice),
     }
 
 
@@ -115,7 +166,10 @@ def _ranking(body: Any, request: Mapping[str, Any], model: ServedModel) -> dict[
     return {"object": "list", "model": model.name, "results": results, "usage": usage}
 
 
-def _answer(kind: str, body: Any, identity: str, model: ServedModel, choices: list[dict[str, Any]]) -> dict[str, Any]:
+def _answer(
+    kind: str, body: Any, identity: str, model: ServedModel, choices: list[dict[str, Any]], copies: int
+) -> dict[str, Any]:
+    counts = usage_counts(body["usage"], model)
     return {
         "id": identity,
         "object": kind,
@@ -123,7 +177,8 @@ def _answer(kind: str, body: Any, identity: str, model: ServedModel, choices: li
         "model": model.name,
         "system_fingerprint": None,
         "choices": choices,
-        "usage": usage_counts(body["usage"], model),
+        "usage": counts if copies == 1 else counts_of(counts, copies),
+        **timings(body.get("metrics"), counts),
     }
 
 

@@ -14,7 +14,7 @@ from llmserve.errors import LlmserveError, WorkerDied
 from llmserve.openai import sse
 from llmserve.openai.json import dump_ascii_json
 from llmserve.vllm import errors
-from llmserve.vllm.answers import chat_logprobs, finish_reason, usage_counts
+from llmserve.vllm.answers import chat_logprobs, copied, counts_of, finish_reason, stop_string, timings, usage_counts
 from llmserve.vllm.served_model import ServedModel
 
 _END = b"\n\n"
@@ -35,11 +35,13 @@ class EventTranslator:
     `identity` is the answer's id. After an error event or the end mark nothing more comes.
     """
 
-    def __init__(self, identity: str, model: ServedModel, *, chat: bool, prompt_field: str) -> None:
+    def __init__(self, identity: str, model: ServedModel, *, chat: bool, prompt_field: str, copies: int = 1) -> None:
+        """`copies`: how often each choice is told."""
         self._identity = identity
         self._model = model
         self._chat = chat
         self._prompt_field = prompt_field
+        self._copies = copies
         self._rest = b""
         self._over = False
         # What stands before the choices of every event, there and here; not known before the first one.
@@ -91,24 +93,30 @@ class EventTranslator:
             if self._their_head is None:
                 self._learn_head(event, body)
             self._learn_tail(event, body)
-            choices = [self._choice(choice) for choice in body["choices"]]
+            choices = copied([self._choice(choice) for choice in body["choices"]], self._copies)
+            counted = "" if choices else self._counted(body)
         except LlmserveError as error:
             self._over = True
             return sse.error_event(error)
         except (KeyError, TypeError, AttributeError, ValueError):
             self._over = True
             return sse.error_event(WorkerDied("the worker's answer makes no sense", code="worker_protocol_error"))
-        usage = ""
-        if not choices and body.get("usage"):
-            usage = f',"usage":{dump_ascii_json(usage_counts(body["usage"], self._model))}'
         content = ",".join(map(dump_ascii_json, choices))
-        return self._our_head + f"{content}]{usage}}}\n\n".encode()
+        return self._our_head + f"{content}]{counted}}}\n\n".encode()
+
+    def _counted(self, body: dict[str, Any]) -> str:
+        """The fields of the last event behind its choices, of which it has none."""
+        if not body.get("usage"):
+            return ""
+        counts = usage_counts(body["usage"], self._model)
+        told = counts if self._copies == 1 else counts_of(counts, self._copies)
+        return f",{dump_ascii_json({'usage': told, **timings(body.get('metrics'), counts)})[1:-1]}"
 
     def _learn_head(self, event: bytes, body: dict[str, Any]) -> None:
         """Take from the first event what all of them share."""
         end = event.find(_CHOICES)
         # A head in which a name or an id holds the mark itself is not cut here: then every event is parsed.
-        if end > 0 and event.count(_CHOICES) == 1:
+        if end > 0 and event.count(_CHOICES) == 1 and self._copies == 1:
             self._their_head = event[: end + len(_CHOICES)]
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         head = {"id": self._identity, "object": kind, "created": body["created"], "model": self._model.name}
@@ -138,7 +146,7 @@ class EventTranslator:
             answer["logprobs"] = choice.get("logprobs")
         ended = choice.get("finish_reason") is not None
         answer["finish_reason"] = finish_reason(choice, calls=index in self._calling) if ended else None
-        return answer
+        return {**answer, **stop_string(choice)} if ended else answer
 
     def _failure(self, body: object) -> LlmserveError:
         """The error in the place of an event."""

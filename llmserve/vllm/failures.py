@@ -56,6 +56,13 @@ _ROWS = (
         "set `context` to {most} or less",
     ),
     _row(
+        r"max_model_len \((?P<length>\d+)\) is greater than the derived max_model_len "
+        r"\((?:[a-z_]+=)?(?P<most>\d+)",
+        "context",
+        "a context of {length} tokens is longer than the model's own",
+        "set `context` to {most} or less",
+    ),
+    _row(
         r"Free memory on device[^\n]*?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\)[^\n]*?is less than desired",
         "memory",
         "only {free} of the GPU's {total} GiB are free",

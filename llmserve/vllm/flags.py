@@ -15,7 +15,9 @@ Version = tuple[int, int]
 OLDEST: Version = (0, 28)
 NEWEST: Version = (0, 33)
 
-# The first version that has an option, where not all from `OLDEST` on have it.
+# The first version that has an option, where not all from `OLDEST` on have it. All of them know
+# `--kv-cache-memory-bytes` (0.26 does, by its `vllm/engine/arg_utils.py`), so a pool is always stated in bytes and
+# never as a share of the card.
 _SINCE: Mapping[str, Version] = MappingProxyType({"--max-num-queued-reqs": (0, 29)})
 
 # The module that serves, by the first version that has it: the console script does more than is needed here, and does

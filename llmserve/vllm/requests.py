@@ -12,6 +12,7 @@ from typing import Any
 from llmserve.errors import InvalidRequest, UnsupportedParameter
 from llmserve.openai.json import dump_json, parse_json
 from llmserve.vllm.served_model import ServedModel
+from llmserve.vllm.tool_schemas import enforced
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -99,14 +100,22 @@ def translated(path: str, body: bytes, model: ServedModel) -> dict[str, Any]:
     if sent.get("max_tokens", 0) >= model.context:
         # vLLM refuses a limit beyond the context; without one, what the context leaves is the limit.
         del sent["max_tokens"]
-    if sent.get("n", 1) > 1 and sent.get("temperature") == 0:
-        # Several greedy answers are an error there; the likeliest token of a draw among one is the same.
-        sent |= {"temperature": 1.0, "top_k": 1}
     if path == CHAT:
         _adapt_chat(sent, model)
     elif path == TOKENIZE and "messages" in sent:
         _adapt_prompt(sent)
     return sent
+
+
+def take_copies(request: dict[str, Any]) -> int:
+    """How often the answer to a translated request is to be told, which is then asked for once.
+
+    Several greedy answers are an error to vLLM, and all the same. (A draw among the likeliest one would not do: where
+    two tokens are equally likely, which is frequent in 16 bits, both are in it.)
+    """
+    if request.get("temperature") == 0:
+        return int(request.pop("n", 1))
+    return 1
 
 
 def encoded(request: Mapping[str, Any]) -> bytes:
@@ -140,6 +149,8 @@ def _adapt_chat(request: dict[str, Any], model: ServedModel) -> None:
             param="tools",
             hint="name its parser in models.toml (`tool_parser`, one of vLLM's), or use a GGUF file of the model",
         )
+    elif request.get("tool_choice") == "required" or isinstance(request.get("tool_choice"), dict):
+        request["tools"] = [enforced(tool) for tool in request["tools"]]
     if request.get("continue_final_message"):
         request["add_generation_prompt"] = False
     if model.reasoning_parser is None:

@@ -75,6 +75,18 @@ def test_text_completions(client: httpx2.Client) -> None:
     assert answer.json()["choices"][0]["text"] == "Hello from the fake worker."
 
 
+def test_events_need_no_message_each(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(send: object) -> None:
+        raise AssertionError("the stream is written message by message")
+
+    monkeypatch.setattr("llmserve.api.body_writer.MessageWriter", refuse)
+    stream = client.post(CHAT, json=chat({"tokens": 20}, stream=True))
+    assert stream.content.endswith(DONE)
+    translated = client.post("/v1/messages", json={**chat(stream=True), "max_tokens": 5})
+    assert "written message by message" not in translated.text
+    assert translated.status_code == 500
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_request_id_reaches_worker_and_client(client: httpx2.Client, stream: bool) -> None:
     answer = client.post(CHAT, json=chat(stream=stream), headers={"X-Request-Id": "my-id.1"})

@@ -8,23 +8,30 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import psutil  # type: ignore[import-untyped]
+import pytest
 
 from llmserve.engines.vllm import installed
-from llmserve.store.store import Store
+from llmserve.store.store import USER_CATALOG, Store
 from tests.support import until
 
 # With it every quantization of the model answers the questions here, and ends its answers.
 SYSTEM = {"role": "system", "content": "You are a helpful AI assistant."}
 
 # A first start of vLLM reads gigabytes of Python and libraries; nothing is compiled.
-_START_SECONDS = 240
+_START_SECONDS = 400
+CATALOG = """
+[models."{model}"]
+description = "The starter model."
+tool_parser = "hermes"
+variants = [{{ format = "safetensors", quantization = "BF16", source = "hf:nobody/nothing" }}]
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class Server:
     def __init__(self, subject: Subject) -> None:
         self.engine = subject.engine
         self.model = subject.model
+        self.home = Path(subject.environment["LLMSERVE_HOME"])
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
@@ -112,15 +120,32 @@ def starter_file(home: Path) -> Path:
     return Path(Store(home).find("smollm2:135m").path)
 
 
-def starter_vllm_subject(starter_home: Path, home: Path) -> Subject | None:
-    """The starter model on vLLM, with a store in `home`; None where `scripts/test-vllm` did not prepare it."""
-    directory = os.environ.get("LLMSERVE_TEST_SAFETENSORS")
+def starter_vllm_subject(starter_home: Path, home: Path) -> Subject:
+    """The starter model on vLLM, with a store in `home`. Skips where `scripts/test-vllm` did not prepare it.
+
+    Its chat template knows no tools, so the user's catalog names the parser that reads calls.
+    """
+    directory = Path(os.environ.get("LLMSERVE_TEST_SAFETENSORS", ""))
+    subject = local_subject("vllm", home, directory, vllm_environment(starter_home))
+    (home / USER_CATALOG).write_text(CATALOG.format(model=subject.model), encoding="utf-8")
+    return subject
+
+
+def vllm_environment(starter_home: Path) -> dict[str, str]:
+    """What the environment of a gateway names vLLM with. Skips where `scripts/test-vllm` did not prepare it."""
     python = vllm_python(starter_home)
-    return (
-        None
-        if directory is None or python is None
-        else local_subject("vllm", home, Path(directory), {"LLMSERVE_VLLM_PYTHON": str(python)})
-    )
+    if python is None or "LLMSERVE_TEST_SAFETENSORS" not in os.environ:
+        pytest.skip("vLLM and a safetensors model are not at hand: run scripts/test-vllm, which makes them")
+    return {"LLMSERVE_VLLM_PYTHON": str(python)}
+
+
+def template_subject(subject: Subject, template: str) -> Subject:
+    """The model of `subject` with another chat template, as `llmserve create` makes it in the same store."""
+    description = Path(subject.environment["LLMSERVE_HOME"]) / "described.toml"
+    description.write_text(f"base = \"{subject.model}\"\ntemplate = '''{template}'''\n", encoding="utf-8")
+    name = "told:1"
+    _llmserve(subject.environment, "create", name, "-f", str(description))
+    return replace(subject, model=name)
 
 
 def vllm_python(home: Path) -> Path | None:

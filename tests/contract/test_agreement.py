@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.plain_gguf import write_plain
-from tests.contract.servers import SYSTEM, Server, local_subject, starter_file, starter_vllm_subject
+from tests.contract.servers import SYSTEM, Server, local_subject, starter_file
 
 PROMPTS = (
     "What is the capital of France?",
@@ -36,18 +36,13 @@ _TOKENS = 8
 _AGREEING = 18
 
 
-@pytest.fixture(scope="module")
-def both(starter_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
-    vllm = starter_vllm_subject(starter_home, tmp_path_factory.mktemp("home"))
-    if vllm is None:
-        pytest.skip("vLLM and a safetensors model are not at hand: run scripts/test-vllm, which makes them")
-    # llama.cpp rounds what it multiplies quantized weights with, which turns near ties around: so it gets plain ones.
-    home = tmp_path_factory.mktemp("plain")
-    write_plain(starter_file(starter_home), home / "plain.gguf")
-    servers = (Server(local_subject("llama.cpp", home, home / "plain.gguf", {})), Server(vllm))
-    yield servers
-    for server in servers:
-        server.stop()
+@pytest.fixture
+def plain_llama_server(starter_home: Path, tmp_path: Path) -> Iterator[Server]:
+    """With weights as plain numbers: llama.cpp rounds what it multiplies quantized ones with, which turns near ties."""
+    write_plain(starter_file(starter_home), tmp_path / "plain.gguf")
+    server = Server(local_subject("llama.cpp", tmp_path, tmp_path / "plain.gguf", {}))
+    yield server
+    server.stop()
 
 
 def first_tokens(server: Server, prompt: str) -> list[str]:
@@ -57,9 +52,10 @@ def first_tokens(server: Server, prompt: str) -> list[str]:
     return [entry["token"] for entry in answer["choices"][0]["logprobs"]["content"]]
 
 
-def test_greedy_answers_agree(both: tuple[Server, Server], capsys: pytest.CaptureFixture[str]) -> None:
-    llama, vllm = both
-    rows = [(prompt, first_tokens(llama, prompt), first_tokens(vllm, prompt)) for prompt in PROMPTS]
+def test_greedy_answers_agree(
+    vllm_server: Server, plain_llama_server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(prompt, first_tokens(plain_llama_server, prompt), first_tokens(vllm_server, prompt)) for prompt in PROMPTS]
     with capsys.disabled():
         print(f"\n{'prompt':36}{'agree':6} llama.cpp | vLLM")
         for prompt, ours, theirs in rows:

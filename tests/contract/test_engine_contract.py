@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from typing import Any
 
 import httpx2
@@ -11,6 +13,7 @@ import jsonschema  # type: ignore[import-untyped]
 import openai
 import pytest
 
+from llmserve.state.database import StateDatabase
 from tests.contract.servers import SYSTEM, Server
 from tests.support import until
 
@@ -324,6 +327,17 @@ def test_who_hangs_up_ends_the_work(server: Server) -> None:
     # Nothing is computed for it any more: the next answer does not wait for two thousand tokens.
     server.chat(QUESTION)
     assert time.monotonic() - hung_up < 30
+
+
+def test_what_the_load_took_is_kept_for_the_next_plan(server: Server) -> None:
+    with closing(sqlite3.connect(StateDatabase.in_home(server.home).path)) as database:
+        rows = database.execute("SELECT build, measurement FROM load ORDER BY id DESC").fetchall()
+    measured = [json.loads(text) for build, text in rows if build.startswith(server.engine)]
+    taken = {entry["device"]: entry["bytes"] for entry in measured[0]["taken"]}
+    (running,) = server.http.get("/admin/ps").json()["models"]
+    planned = {entry["device"]: entry for entry in running["plan"]["memory"]}
+    assert taken.keys() <= planned.keys()
+    assert taken["ram"] > planned["ram"]["weights"]
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

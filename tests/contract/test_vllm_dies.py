@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -14,20 +12,12 @@ import httpx2
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.contract.servers import Server, starter_vllm_subject
-from tests.support import until
+from llmserve.fleet.sockets import SocketDirectory
+from llmserve.settings import runtime_directory
+from tests.contract.servers import Server
+from tests.support import runs, until
 
 STREAMS = 8
-
-
-@pytest.fixture(scope="module")
-def vllm(starter_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    subject = starter_vllm_subject(starter_home, tmp_path_factory.mktemp("home"))
-    if subject is None:
-        pytest.skip("vLLM and a safetensors model are not at hand: run scripts/test-vllm, which makes them")
-    server = Server(subject)
-    yield server
-    server.stop()
 
 
 def part(server: Server, name: str) -> psutil.Process:
@@ -61,31 +51,36 @@ def stream_until_error(server: Server, begun: Barrier) -> tuple[float, str]:
     ids=["server killed", "engine killed", "engine stopped"],
 )
 def test_a_part_that_dies_or_hangs_ends_all(
-    vllm: Server, name: str, sent: signal.Signals, bound_seconds: float
+    vllm_server: Server, name: str, sent: signal.Signals, bound_seconds: float
 ) -> None:
-    vllm.complete("Hi", max_tokens=1)
-    parts = vllm.parts()
+    vllm_server.complete("Hi", max_tokens=1)
+    parts = vllm_server.parts()
     begun = Barrier(STREAMS + 1)
     with ThreadPoolExecutor(STREAMS) as pool:
-        streams = [pool.submit(stream_until_error, vllm, begun) for _ in range(STREAMS)]
+        streams = [pool.submit(stream_until_error, vllm_server, begun) for _ in range(STREAMS)]
         begun.wait(timeout=60)
-        part(vllm, name).send_signal(sent)
+        part(vllm_server, name).send_signal(sent)
         happened = time.monotonic()
         ends = [stream.result(timeout=60) for stream in streams]
     assert all('"error"' in last for _, last in ends)
     assert max(ended for ended, _ in ends) - happened < bound_seconds
-    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in parts), seconds=2)
-    assert vllm.complete("Hi", max_tokens=1)["choices"]
+    until(lambda: not any(runs(process) for process in parts), seconds=2)
+    assert vllm_server.complete("Hi", max_tokens=1)["choices"]
 
 
-def test_a_killed_gateway_leaves_nothing_of_it(starter_home: Path, tmp_path: Path) -> None:
-    subject = starter_vllm_subject(starter_home, tmp_path)
-    if subject is None:
-        pytest.skip("vLLM and a safetensors model are not at hand: run scripts/test-vllm, which makes them")
-    server = Server(subject)
-    parts = server.parts()
-    server.process.kill()
-    server.process.wait()
-    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in parts), seconds=3)
-    server.http.close()
-    server.openai.close()
+def test_what_a_killed_gateway_and_keeper_leave_is_ended_by_the_next(told_vllm: Server) -> None:
+    """The last test of that server."""
+    told_vllm.complete("Hi", max_tokens=1)
+    parts = told_vllm.parts()
+    keeper = part(told_vllm, "llmserve.engines.keeper")
+    engine = part(told_vllm, "VLLM::EngineCore")
+    keeper.suspend()  # deaf to the end of its gateway
+    told_vllm.process.kill()
+    told_vllm.process.wait()
+    keeper.kill()
+    until(lambda: not runs(keeper), seconds=5)
+    assert runs(engine)
+    next_gateway = SocketDirectory(runtime_directory() / "workers")
+    next_gateway.new_path()
+    until(lambda: not any(runs(process) for process in parts), seconds=5)
+    next_gateway.close()

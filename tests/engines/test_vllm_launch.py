@@ -108,9 +108,9 @@ def test_the_table(where: str, model: str) -> None:
         *("--model", "/models/a-model", "--served-model-name", "a-model:1b", "--uds", str(SOCKET)),
         *("--max-model-len", str(row.context), "--max-num-seqs", "256", "--max-num-batched-tokens", str(row.batch)),
         *("--kv-cache-memory-bytes", str(row.kv_cache_bytes), "--dtype", row.dtype),
-        *("--fingerprint-mode", "none", "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
-        *("--uvicorn-log-level", "warning", "--disable-fastapi-docs", "--enable-prefix-caching"),
-        *("--max-num-queued-reqs", "1280", *tensor_parallel),
+        *("--fingerprint-mode", "none", "--enable-prompt-tokens-details", "--enable-per-request-metrics"),
+        *("--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", "--disable-fastapi-docs"),
+        *("--enable-prefix-caching", "--max-num-queued-reqs", "1280", *tensor_parallel),
     )
 
 
@@ -156,6 +156,7 @@ def test_nothing_is_inherited_but_what_is_needed() -> None:
         "VLLM_CACHE_ROOT": "/var/lib/llmserve/cache/vllm",
         "TRITON_CACHE_DIR": "/var/lib/llmserve/cache/vllm/triton",
         "VLLM_RPC_BASE_PATH": "/run/llmserve",
+        "SPT_NOENV": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_LOGGING_COLOR": "0",
         "VLLM_MAX_STOP_STRINGS": "16",

@@ -14,10 +14,10 @@ from llmserve.planning.measurements import Choices, DeviceBytes, Knowledge, RunM
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
 from llmserve.state.database import Key, StateDatabase, key_of
-from llmserve.types import EnginePlan, HardwareInfo, InstalledModel
+from llmserve.types import Device, EnginePlan, HardwareInfo, InstalledModel
 from tests.fleet.fakes import GIB, World, until
-from tests.planning.machines import machine, with_free_gpu_memory
-from tests.planning.models import LLAMA31_8B, SMOLLM2_135M
+from tests.planning.machines import machine, with_engines, with_free_gpu_memory, with_ram
+from tests.planning.models import LLAMA31_8B, LLAMA31_8B_BF16, SMOLLM2_135M
 
 MODEL = InstalledModel("m", (), "gguf", "Q4_0", "/m", 1, "digest", "file:/m", 0.0)
 KEY = Key("machine", "digest", "build")
@@ -58,6 +58,23 @@ def test_a_split_cache_is_not_expected_to_be_open_as_a_whole(database: StateData
     expected = ram.weights + ram.kv_cache // 8 + ram.compute + ram.overhead
     History(database).note_load(instance(decided, resident_bytes=expected + 7 * 2**20), hardware)
     assert database.knowledge(KEY).correction("ram") == 7 * 2**20
+
+
+@pytest.mark.parametrize(("built_for", "device"), [("cuda", "cuda:0"), ("cpu", "ram")])
+def test_a_load_of_vllm_corrects_the_next_plan(database: StateDatabase, built_for: Device, device: str) -> None:
+    hardware = with_ram(with_engines(machine("a100_80gb_x2"), llama=["cpu"], vllm=[built_for]), 52 * GIB)
+    free = hardware.gpus[0].free_memory or 0
+    decided = plan(hardware, LLAMA31_8B_BF16, Settings())
+    planned = {entry.device: entry.total for entry in decided.memory}
+    extra = GIB
+    after = with_free_gpu_memory(hardware, free - planned.get("cuda:0", 0) - extra, hardware.gpus[1].free_memory)
+    History(database).note_load(instance(decided, resident_bytes=planned["ram"] + extra), after)
+    again = plan(hardware, LLAMA31_8B_BF16, Settings(), database.knowledge(KEY))
+    corrected = next(entry for entry in again.memory if entry.device == device)
+    assert corrected.correction == extra
+    # The pool makes room for what was missing.
+    assert again.kv_cells < decided.kv_cells
+    assert again.fits
 
 
 def test_where_nothing_is_told_nothing_is_kept(database: StateDatabase, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import pytest
 from llmserve.fleet.orphans import end_orphans, note, note_beside, started
 from llmserve.fleet.sockets import SocketDirectory
 from tests.fleet.fakes import alive, until
+from tests.support import runs
+from tests.support import until as wait_until
 
 PARENT = """
 import asyncio, sys
@@ -97,7 +99,39 @@ def test_only_the_very_process_is_ended(tmp_path: Path, difference: str) -> None
         other.stdin.close()
 
 
-@pytest.mark.parametrize("text", ["", "x y", "1", "99999999 0.0", "1 0.0 3"])
+# Leads a group, starts a process in it and tells its number; the rest stays when this one is killed.
+LEADER = """
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import os; print(os.getpid(), flush=True); os.read(0, 1)"])
+os.read(0, 1)
+"""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_worker_left_of_its_group_is_ended(tmp_path: Path, known: bool) -> None:
+    socket = tmp_path / "1.sock"
+    environment = {"SOCKETS": str(tmp_path) if known else f"{tmp_path}-elsewhere"}
+    lifeline, held = os.pipe()
+    leader = subprocess.Popen(
+        [sys.executable, "-c", LEADER], stdin=lifeline, stdout=subprocess.PIPE, env=environment, start_new_session=True
+    )
+    assert leader.stdout is not None
+    left = psutil.Process(int(leader.stdout.readline()))
+    note(socket, leader.pid)
+    leader.kill()
+    leader.wait()
+    end_orphans(tmp_path)
+    if known:
+        wait_until(lambda: not runs(left))
+    else:
+        assert runs(left)
+    for descriptor in (held, lifeline):
+        os.close(descriptor)
+    wait_until(lambda: not runs(left))
+    leader.stdout.close()
+
+
+@pytest.mark.parametrize("text", ["", "x y", "1", "99999999 0.0", "0 0.0", "-1 0.0", "1 0.0 3"])
 def test_a_note_that_says_nothing_ends_nobody(tmp_path: Path, text: str) -> None:
     (tmp_path / "1.pid").write_text(text)
     end_orphans(tmp_path)

@@ -75,6 +75,12 @@ async def read(connection: WorkerConnection) -> bytes:
     return b"".join(parts)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells")
+async def test_what_it_holds_is_told(make: Start) -> None:
+    async with running(make("serves")) as worker:
+        assert 2**20 < (worker.resident_bytes() or 0) < 2**30
+
+
 async def test_a_whole_answer(make: Start) -> None:
     async with running(make("serves")) as worker:
         connection = await ask(worker, max_tokens=5)

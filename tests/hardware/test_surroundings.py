@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,9 +57,25 @@ def test_the_peak_of_a_process(tmp_path: Path) -> None:
     assert surroundings.peak_resident_bytes(8, tmp_path) is None
 
 
+def test_the_peak_of_a_family_counts_what_is_shared_once(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    for pid, peak, now, share in ((os.getpid(), 900, 700, 500), (child.pid, 300, 300, 100)):
+        folder = tmp_path / f"proc/{pid}"
+        folder.mkdir(parents=True)
+        (folder / "status").write_text(f"Name:\tx\nVmHWM:\t {peak} kB\nVmRSS:\t {now} kB\n")
+        (folder / "smaps_rollup").write_text(
+            f"7f00-7fff ---p 00000000 00:00 0 [rollup]\nRss: {now} kB\nPss: {share} kB\n"
+        )
+    assert surroundings.peak_family_bytes(os.getpid(), tmp_path) == (500 + 200 + 100) * 1024
+    child.communicate(b"\n")
+    assert surroundings.peak_family_bytes(child.pid, tmp_path) is None
+    assert surroundings.peak_family_bytes(os.getpid(), tmp_path / "nothing") is None
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells")
 def test_this_process_has_a_peak() -> None:
     assert (surroundings.peak_resident_bytes(os.getpid()) or 0) > 1 << 20
+    assert (surroundings.peak_family_bytes(os.getpid()) or 0) > 1 << 20
 
 
 def test_memory_has_a_speed() -> None:

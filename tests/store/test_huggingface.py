@@ -343,6 +343,14 @@ def test_only_weights_and_their_descriptions_are_allowed(name: str, allowed: boo
     assert is_allowed_file(name) is allowed
 
 
+def test_how_a_vector_is_made_comes_with_the_model() -> None:
+    sentences = ("modules.json", "1_Pooling/config.json", "2_Normalize/config.json", "sentence_bert_config.json")
+    names = ("config.json", "model.safetensors", "README.md", "onnx/model.onnx", "onnx/config.json", *sentences)
+    assert choose_files(HubReference("me", "m", None, "safetensors"), names) == (
+        *("config.json", "model.safetensors", "1_Pooling/config.json", "modules.json", "sentence_bert_config.json"),
+    )
+
+
 @pytest.mark.parametrize(
     ("file", "names", "error"),
     [

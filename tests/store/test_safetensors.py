@@ -52,6 +52,14 @@ def test_kinds_are_told_apart(tmp_path: Path) -> None:
     assert inspect_directory(write_model(tmp_path, architectures=["BertModel"])).kind == "embed"
 
 
+@pytest.mark.parametrize(("stated", "context"), [(64, 64), (512, 128), ("64", 128), (0, 128), (None, 128)])
+def test_a_model_of_shorter_texts_says_so(tmp_path: Path, stated: object, context: int) -> None:
+    model = write_model(tmp_path, architectures=["BertModel"])
+    (model / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": stated}))
+    (model / "modules.json").write_text(json.dumps([{"idx": 0, "type": "sentence_transformers.models.Transformer"}]))
+    assert inspect_directory(model).context_length == context
+
+
 def test_latent_attention_caches_one_vector(tmp_path: Path) -> None:
     (layer, _) = inspect_directory(write_model(tmp_path, kv_lora_rank=64, qk_rope_head_dim=8)).layers
     assert (layer.kv_heads, layer.key_length, layer.value_length) == (1, 72, 0)

@@ -98,6 +98,44 @@ def test_the_token_that_ended_an_answer_is_none_of_its_text(finish: str, stop: s
     assert chat_choice(body)["logprobs"] == {"content": kept, "refusal": None}
 
 
+def test_a_greedy_answer_is_told_as_often_as_it_was_asked_for() -> None:
+    choices = [
+        {"index": index, "text": text, "logprobs": None, "finish_reason": "length", "stop_reason": None}
+        for index, text in enumerate("ab")
+    ]
+    usage = {**USAGE, "completion_tokens_details": {"reasoning_tokens": 1}}
+    body = {"id": "cmpl-1", "created": 7, "model": "m", "choices": choices, "usage": usage}
+    answer = translated(COMPLETIONS, body, {}, "req-1", MODEL, copies=3)
+    assert [(choice["index"], choice["text"]) for choice in answer["choices"]] == list(enumerate("aaabbb"))
+    told = answer["usage"]
+    assert (told["prompt_tokens"], told["completion_tokens"], told["total_tokens"]) == (37, 24, 61)
+    assert told["completion_tokens_details"] == {"reasoning_tokens": 3}
+
+
+@pytest.mark.parametrize(("stop", "told"), [("END", {"stop_reason": "END"}), (2, {}), (None, {})])
+def test_the_stop_string_that_ended_an_answer_is_told(stop: object, told: dict[str, str]) -> None:
+    choice = chat_choice(chat_body({}, stop_reason=stop))
+    assert {name: choice[name] for name in choice if name == "stop_reason"} == told
+
+
+def test_an_answers_timings_have_llama_cpps_names() -> None:
+    metrics = {"time_to_first_token_ms": 120.5, "generation_time_ms": 700.0, "queue_time_ms": 1.0, "mean_itl_ms": 100.0}
+    answer = translated(CHAT, {**chat_body({}), "metrics": metrics}, {}, "req-1", MODEL)
+    assert answer["timings"] == {
+        **{"prompt_n": 21, "cache_n": 16, "prompt_ms": 120.5},
+        **{"predicted_n": 8, "predicted_ms": 700.0, "predicted_per_second": 10.0},
+    }
+    one_token = {**metrics, "generation_time_ms": 0.0}
+    usage = {**USAGE, "completion_tokens": 1}
+    answer = translated(CHAT, {**chat_body({}), "usage": usage, "metrics": one_token}, {}, "req-1", MODEL)
+    assert answer["timings"]["predicted_per_second"] == 0.0
+
+
+@pytest.mark.parametrize("metrics", [None, {}, {"time_to_first_token_ms": None, "generation_time_ms": None}])
+def test_what_was_not_measured_has_no_timings(metrics: dict[str, Any] | None) -> None:
+    assert "timings" not in translated(CHAT, {**chat_body({}), "metrics": metrics}, {}, "req-1", MODEL)
+
+
 def test_a_text_completion() -> None:
     choice = {"index": 1, "text": " of", "logprobs": None, "finish_reason": "length", "stop_reason": None}
     body = {"id": "cmpl-1", "created": 7, "model": "m", "choices": [choice], "usage": USAGE}

@@ -90,6 +90,33 @@ def test_a_chat_stream() -> None:
     assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], 6)
 
 
+def test_a_greedy_stream_is_told_as_often_as_it_was_asked_for() -> None:
+    translator = EventTranslator("req-1", MODEL, chat=True, prompt_field="messages", copies=2)
+    stream = translator.feed((ROLE + content("The") + content(" sea") + LAST + USAGE + DONE).encode())
+    *events, usage = bodies(stream)
+    assert [[choice["index"] for choice in event["choices"]] for event in events] == [[0, 1]] * 4
+    for index in (0, 1):
+        assert [event["choices"][index]["delta"].get("content") for event in events] == ["", "The", " sea", " Paris"]
+    assert usage["usage"]["completion_tokens"] == 12
+    assert stream.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_stream_tells_the_stop_string_that_ended_it() -> None:
+    for chat, event in ((True, LAST), (False, piece("a").replace('"finish_reason":null', '"finish_reason":"length"'))):
+        ended = event.replace('"length","stop_reason":null', '"stop","stop_reason":"END"')
+        assert ended != event
+        (choice,) = bodies(translated(ended + DONE, chat=chat))[0]["choices"]
+        assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "END")
+
+
+def test_the_timings_of_a_stream_are_in_its_last_event() -> None:
+    metrics = ',"metrics":{"time_to_first_token_ms":50.0,"generation_time_ms":500.0}}\n\n'
+    *_, usage = bodies(translated(ROLE + LAST + USAGE.replace("}\n\n", metrics) + DONE))
+    assert usage["timings"]["prompt_ms"] == 50.0
+    assert usage["timings"]["predicted_per_second"] == 10.0
+    assert "timings" not in bodies(translated(ROLE + LAST + USAGE + DONE))[-1]
+
+
 @pytest.mark.parametrize("cut", [1, 7, 100])
 def test_a_stream_may_arrive_cut_anywhere(cut: int) -> None:
     stream = ROLE + content("The") + content(" ça") + content('"},') + LAST + USAGE + DONE

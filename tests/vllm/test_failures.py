@@ -25,6 +25,11 @@ OLD_DRIVER = (
 UNKNOWN_ARCHITECTURE = (
     "ValueError: Model architectures ['BrandNewForCausalLM'] are not supported for now. Supported architectures: dict_"
 )
+LONGER_THAN_TRAINED = (
+    "  Value error, User-specified max_model_len (512) is greater than the derived max_model_len "
+    "(max_position_embeddings=256 or model_max_length=None in model's config.json). To allow overriding this maximum, "
+    "set the env var VLLM_ALLOW_LONG_MAX_MODEL_LEN=1."
+)
 OUTER = "\nRuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
 
 
@@ -33,6 +38,7 @@ OUTER = "\nRuntimeError: Engine core initialization failed. See root cause above
     [
         (OUT_OF_MEMORY, "memory", "112.00 MiB more were needed, and 67.81 MiB of 23.64 GiB were free", "`context`"),
         (TOO_LONG, "context", "40960 tokens needs 5.62 GiB of KV cache, and 4.81 GiB are free", "35040 or less"),
+        (LONGER_THAN_TRAINED, "context", "512 tokens is longer than the model's own", "256 or less"),
         (TAKEN, "memory", "only 3.2 of the GPU's 23.64 GiB are free", "stop what else uses the GPU"),
         ("No available memory for the cache blocks. Try", "memory", "leave no GPU memory for a KV cache", "`context`"),
         ("RuntimeError: DefaultCPUAllocator: can't allocate memory", "memory", "the RAM does not suffice", "`context`"),

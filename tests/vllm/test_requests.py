@@ -9,7 +9,7 @@ import pytest
 
 from llmserve.errors import InvalidRequest, UnsupportedParameter
 from llmserve.openai.parse import parse_chat, parse_completion, parse_tokenize
-from llmserve.vllm.requests import CHAT, COMPLETIONS, TOKENIZE, translated
+from llmserve.vllm.requests import CHAT, COMPLETIONS, TOKENIZE, take_copies, translated
 from llmserve.vllm.served_model import ServedModel
 
 MODEL = ServedModel("served:name", context=4096, tool_parser="hermes", reasoning_parser="qwen3")
@@ -66,10 +66,17 @@ def test_a_limit_that_the_context_cannot_hold_is_no_limit() -> None:
     assert "max_tokens" not in chat(max_tokens=4096)
 
 
-def test_several_greedy_answers_are_draws_among_one_token() -> None:
-    sent = chat(n=2, temperature=0)
-    assert (sent["temperature"], sent["top_k"]) == (1.0, 1)
-    assert chat(n=1, temperature=0)["temperature"] == 0
+@pytest.mark.parametrize(("fields", "copies"), [({"n": 3}, 3), ({"n": 1}, 1), ({}, 1)])
+def test_several_greedy_answers_are_asked_for_once(fields: dict[str, int], copies: int) -> None:
+    sent = chat(temperature=0, **fields)
+    assert take_copies(sent) == copies
+    assert sent["temperature"] == 0
+    assert "n" not in sent
+
+
+def test_several_draws_are_all_asked_for() -> None:
+    sent = chat(temperature=0.5, n=3)
+    assert (take_copies(sent), sent["n"]) == (1, 3)
 
 
 def test_an_answer_that_goes_on_has_no_prompt_for_a_new_one() -> None:
@@ -84,6 +91,42 @@ def test_tools_of_a_model_whose_calls_cannot_be_read_are_refused(choice: str) ->
         chat(PLAIN, tools=[TOOL], tool_choice=choice)
     assert caught.value.param == "tools"
     assert "models.toml" in (caught.value.hint or "")
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 9}, "days": {"type": "array", "items": {"type": "integer"}}},
+    "required": ["city"],
+    "additionalProperties": {"anyOf": [{"type": "null"}, {"enum": [1, 2]}]},
+}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+def sent_function(choice: Any, **function: Any) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": "weather", **function}}]
+    found: dict[str, Any] = chat(tools=tools, tool_choice=choice)["tools"][0]["function"]
+    return found
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED])
+def test_the_arguments_of_a_demanded_call_follow_their_schema(choice: Any) -> None:
+    assert sent_function(choice, parameters=SCHEMA)["strict"] is True
+    assert "strict" not in sent_function("auto", parameters=SCHEMA)
+    assert sent_function(choice, parameters=SCHEMA, strict=False)["strict"] is True
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"x": {"type": "number", "multipleOf": 2}}},
+        {"type": "object", "properties": {"x": {"type": "array", "items": {"$ref": "#/$defs/y"}}}},
+        {"type": "object", "additionalProperties": {"type": "string", "format": "hostname"}},
+        {"anyOf": [{"type": "object"}, {"type": "string", "pattern": "a"}]},
+        None,
+    ],
+)
+def test_a_schema_that_a_grammar_may_not_follow_is_not_enforced(schema: Any) -> None:
+    assert "strict" not in sent_function("required", **({} if schema is None else {"parameters": schema}))
 
 
 def test_tools_that_must_not_be_called_need_no_reader() -> None:

@@ -13,6 +13,10 @@ from llmserve.types import ModelFormat
 SAFETENSORS = "safetensors"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+# How sentence-transformers write down what a text's vector is made of. vLLM reads it, and would guess without.
+MODULES = "modules.json"
+SENTENCES = "sentence_bert_config.json"
+_POOLING = re.compile(r"\d_Pooling/config\.json", re.ASCII)
 _MAX_CHOICES = 40
 
 _WEIGHTS = frozenset({".gguf", ".safetensors"})
@@ -24,6 +28,8 @@ COMPANIONS = frozenset(
         "generation_config.json",
         "merges.txt",
         "model.safetensors.index.json",
+        "modules.json",
+        "sentence_bert_config.json",
         "special_tokens_map.json",
         "tokenizer.json",
         "tokenizer.model",
@@ -135,7 +141,9 @@ def safetensors_files(names: tuple[str, ...]) -> tuple[str, ...]:
     chosen = standard or [name for name in weights if not name.startswith(("adapter_", "consolidated"))]
     if not chosen or CONFIG not in root:
         return ()
-    return (CONFIG, *chosen, *sorted(name for name in root if name in COMPANIONS and name != CONFIG))
+    companions = [name for name in root if name in COMPANIONS and name != CONFIG]
+    pooling = [name for name in names if _POOLING.fullmatch(name)] if MODULES in root else []
+    return (CONFIG, *chosen, *sorted([*companions, *pooling]))
 
 
 def _offer(reference: HubReference, choices: list[str]) -> str:
