@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory MODEL.gguf
 
-starts a worker for each, fills its whole cache with one prompt, and compares the peak of its resident size. Exit code 1
-where one is off by more than a tenth.
+starts a worker for each, fills a whole context with one prompt, and compares the peak of its resident size: that of a
+cache with its first streams, since one prompt wants no more. Exit code 1 where one is off by more than a tenth.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from llmserve.engines.machine import probe
 from llmserve.fleet.worker import Worker
 from llmserve.fleet.worker_log import WorkerLog
 from llmserve.hardware.surroundings import peak_resident_bytes
+from llmserve.planning.measurements import expected_at_load
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
 from llmserve.store.inspection import inspect_model
@@ -59,7 +60,7 @@ async def compare(path: Path, contexts: list[int], kv_types: list[KvType]) -> in
     for context in contexts:
         for kv_type in kv_types:
             decided = plan(hardware, model, Settings(context=context, kv_type=kv_type, parallel=4, gpu_layers=0))
-            ram = decided.memory[0]
+            ram = expected_at_load(decided)[0]
             estimated = ram.total - ram.saved_prefixes
             with tempfile.TemporaryDirectory(prefix="llm") as folder:
                 measured = await measure(path, decided, Path(folder))
