@@ -109,17 +109,22 @@ def test_a_prompt_does_not_wait_for_the_same_one_of_another_adapter() -> None:
 
 
 def test_a_prompt_of_another_adapter_is_no_bridge_between_two_writers() -> None:
-    bench = Bench(limits(parallel=3, slots=3, cells=900), split=True, seconds_per_token=0.01)
-    left, middle, right = (bench.add([n, n], 60 if n != 1 else 3) for n in range(3))
+    bench = Bench(limits(parallel=4, slots=4, cells=2000), split=True, seconds_per_token=0.01)
+    left, middle, right = (bench.add([n, n], 90 if n != 1 else 6) for n in range(3))
+    while middle.generated < 3:
+        bench.step()  # so that it is known what a step without prompts takes
+    own = bench.add([8] * 300, 2)
     while middle.phase is not Phase.DONE:
         bench.step()
     between = bench.add([9] * 200, 2, adapter=1)
-    while between.generated == 0:
+    bench.step()
+    assert [sequence.slot for sequence in (left, between, right, own)] == [0, 1, 2, 3]
+    while own.generated == 0 or between.generated == 0:
         bench.step()  # which the runner checks: one adapter per step
-    assert (left.slot, between.slot, right.slot) == (0, 1, 2)
     bench.run()
+    assert own.tokens == alone([8] * 300, 2)
     assert between.tokens == alone([9] * 200, 2, 1)
-    assert [left.tokens, right.tokens] == [alone([n, n], 60) for n in (0, 2)]
+    assert [left.tokens, right.tokens] == [alone([n, n], 90) for n in (0, 2)]
 
 
 def test_streams_of_another_adapter_bound_how_much_of_a_prompt_is_computed_at_once() -> None:
