@@ -149,6 +149,10 @@ def test_every_dialect_asks_for_one_by_the_models_name(client: httpx2.Client) ->
     assert client.post("/api/chat", json=ollama).json()["message"]["content"] == text
     anthropic = client.post("/v1/messages", json=chat, headers={"anthropic-version": "2023-06-01"}).json()
     assert anthropic["content"][0]["text"] == text
+    tokens = [
+        client.post("/tokenize", json={"model": name, "prompt": "Hello"}).json() for name in (model, "support:v1")
+    ]
+    assert tokens[0]["tokens"] == tokens[1]["tokens"] != []
     response = {"model": model, "input": messages, "temperature": 0, "max_output_tokens": 12}
     output = client.post("/v1/responses", json=response).json()["output"]
     assert output[0]["content"][0]["text"] == text

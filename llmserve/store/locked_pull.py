@@ -128,5 +128,5 @@ def _adapters(locked: LockedModel, artifact: Artifact, report: Report) -> tuple[
                 f"the adapter {adapter.path} of `{locked.name}` is another: its SHA-256 is {file.sha256}, "
                 f"not {adapter.sha256}"
             )
-        adapters.append(Adapter(file, adapter.scale, adapter.name, adapter.default))
+        adapters.append(Adapter(file, adapter.scale, adapter.name, bool(adapter.default)))
     return tuple(adapters)

@@ -46,7 +46,7 @@ class LockedAdapter:
     sha256: str
     scale: float
     name: str | None = None
-    default: bool = False
+    default: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def difference(locked: LockedModel, manifest: Manifest) -> str | None:
     if (manifest.template.sha256 if manifest.template else None) != _own_template_sha256(locked):
         return "has another chat template"
     here = [(adapter.file.sha256, adapter.scale, adapter.name, adapter.default) for adapter in manifest.adapters]
-    if here != [(adapter.sha256, adapter.scale, adapter.name, adapter.default) for adapter in locked.adapters]:
+    if here != [(adapter.sha256, adapter.scale, adapter.name, bool(adapter.default)) for adapter in locked.adapters]:
         return "has other adapters"
     if (manifest.defaults or ChatDefaults()) != (locked.defaults or ChatDefaults()):
         return "has another system message or other parameters"
@@ -209,7 +209,7 @@ def _locked(store: Store, manifest: Manifest) -> LockedModel:
                 adapter.file.sha256,
                 adapter.scale,
                 adapter.name,
-                adapter.default,
+                adapter.default or None,
             )
             for adapter in manifest.adapters
         ),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from llmserve.llama.kv_cache import WORTHWHILE_PREFIX
+from llmserve.llama.sequence import Phase
 from llmserve.llama.turns import MOST_SECONDS, MOST_STEPS, Turns
-from tests.llama.schedule_bench import Bench, alone, limits
+from tests.llama.schedule_bench import BATCH, Bench, alone, limits
 
 
 def test_a_turn_ends_after_so_many_steps_and_not_before() -> None:
@@ -81,21 +83,48 @@ def test_one_adapters_flood_keeps_no_other_from_writing() -> None:
     assert [sequence.tokens for sequence in flood] == [alone([n, n], 100, 1) for n in range(7)]
 
 
-def test_the_oldest_prompt_of_an_adapter_moves_on_whatever_the_others_do() -> None:
+def test_the_oldest_prompt_of_each_adapter_moves_on() -> None:
     """Turns of one step for three adapters: the step in three that is the oldest's must be one of its own adapter."""
-    bench = Bench(limits(parallel=12, slots=24, cells=8000), seconds_per_token=0.06)
-    for adapter in (1, 2):
-        bench.add([adapter, adapter], 300, adapter=adapter)
-    long = bench.add([9] * 150, 1)
-    shorts = []
+    bench = Bench(limits(parallel=24, slots=48, cells=8000), seconds_per_token=0.06)
+    long = [bench.add([adapter] * 150, 1, adapter=adapter) for adapter in range(3)]
     for n in range(60):
-        if long.pending <= 1 or long.generated:
+        if all(sequence.generated for sequence in long):
             break
-        shorts.append(bench.add([n % 50, n % 7, *[3] * 28], 1))
+        for adapter in range(3):
+            bench.add([10 + n % 40, n // 40, adapter, *[3] * (BATCH - 3)], 1, adapter=adapter)
+        for _ in range(3):
+            bench.step()
+    assert [sequence.generated for sequence in long] == [1, 1, 1], "a new short prompt each time kept none waiting"
+
+
+def test_a_prompt_does_not_wait_for_the_same_one_of_another_adapter() -> None:
+    bench = Bench(limits(parallel=4, slots=8, cells=2000))
+    prompt = list(range(100))
+    first, same, other = bench.add(prompt, 2), bench.add(prompt, 2), bench.add(prompt, 2, adapter=1)
+    bench.step()
+    assert (first.phase, same.phase, other.phase) == (Phase.RUNNING, Phase.WAITING, Phase.RUNNING)
+    bench.run()
+    assert (same.cached or 0) >= 99 - WORTHWHILE_PREFIX
+    assert other.cached == 0
+
+
+def test_a_prompt_of_another_adapter_is_no_bridge_between_two_writers() -> None:
+    bench = Bench(limits(parallel=4, slots=4, cells=2000), split=True, seconds_per_token=0.01)
+    left, middle, right = (bench.add([n, n], 90 if n != 1 else 6) for n in range(3))
+    while middle.generated < 3:
+        bench.step()  # so that it is known what a step without prompts takes
+    own = bench.add([8] * 300, 2)
+    while middle.phase is not Phase.DONE:
         bench.step()
-        bench.step()
-        bench.step()
-    assert long.generated == 1, "a new short prompt in every round did not keep it waiting"
+    between = bench.add([9] * 200, 2, adapter=1)
+    bench.step()
+    assert [sequence.slot for sequence in (left, between, right, own)] == [0, 1, 2, 3]
+    while own.generated == 0 or between.generated == 0:
+        bench.step()  # which the runner checks: one adapter per step
+    bench.run()
+    assert own.tokens == alone([8] * 300, 2)
+    assert between.tokens == alone([9] * 200, 2, 1)
+    assert [left.tokens, right.tokens] == [alone([n, n], 90) for n in (0, 2)]
 
 
 def test_streams_of_another_adapter_bound_how_much_of_a_prompt_is_computed_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -235,5 +236,8 @@ def test_names_are_locked(store: Store, make: Maker, files: dict[str, Path], tmp
     made = make(NAMED.replace("'tiny'", f"'{own}'"))
     lock_path = tmp_path / "models.lock"
     write_lock(lock_models(store, lock_path, ("made:v1",), Settings()))
+    always, _, terse = json.loads(lock_path.read_text())["models"][0]["adapters"]
+    assert always.keys() == {"path", "size_bytes", "sha256", "scale"}, "a lock file of earlier days stays as it is"
+    assert (terse["name"], terse["default"]) == ("terse", True)
     elsewhere = Store(tmp_path / "elsewhere", catalog=Catalog())
     assert pull_locked(elsewhere, read_lock(lock_path), "made:v1").adapters == made.adapters
