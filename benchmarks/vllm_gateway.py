@@ -114,6 +114,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--port", type=int, help="of a gateway that has the model loaded already")
     given = parser.parse_args()
+    if "LLMSERVE_TEST_SAFETENSORS" not in os.environ:
+        parser.error("LLMSERVE_TEST_SAFETENSORS names no safetensors directory (scripts/test-vllm makes one)")
     home = home_directory(load_settings())
     model = Store(home).adopt(Path(os.environ["LLMSERVE_TEST_SAFETENSORS"])).name
 
