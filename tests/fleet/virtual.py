@@ -116,6 +116,9 @@ class VirtualWorker:
     def killed(self) -> bool:
         return False
 
+    def resident_bytes(self) -> None:
+        """No system tells what it holds."""
+
     @property
     def condemned(self) -> bool:
         return self._end is not None
