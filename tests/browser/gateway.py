@@ -45,6 +45,12 @@ class Gateway:
     def statuses(self) -> dict[str, dict[str, Any]]:
         return {model["name"]: model for model in self.http.get("/admin/ps").json()["models"]}
 
+    def answered(self, route: str) -> float:
+        """How many requests of `route` are over, by the end of their answer or because the client left."""
+        lines = self.http.get("/metrics").text.splitlines()
+        of_route = (line for line in lines if line.startswith("llmserve_requests_total{") and f'"{route}"' in line)
+        return sum(float(line.rpartition(" ")[2]) for line in of_route)
+
     def load(self, model: str) -> None:
         assert self.http.post("/admin/load", json={"model": model}).status_code == 200
 

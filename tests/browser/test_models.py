@@ -124,12 +124,15 @@ def test_a_pull_can_be_stopped(gateway: Gateway, hub: FakeHub, open_page: OpenPa
     hub.hold_after = 50_000
     hub.holding.clear()
     hub.go_on.clear()
+    answered = gateway.answered("/admin/pull")
     page = open_page(gateway)
     page.get_by_label("Get a model").fill(STOPPED_MODEL)
     page.get_by_label("Get a model").press("Enter")
     assert hub.holding.wait(PATIENCE_SECONDS)
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped. What came is kept").wait_for()
+    # Not before the gateway knows that nobody waits any more: it would end the pull, and have the model.
+    until(lambda: gateway.answered("/admin/pull") > answered, seconds=PATIENCE_SECONDS)
     hub.go_on.set()
     assert STOPPED_MODEL not in [entry["id"] for entry in gateway.http.get("/v1/models").json()["data"]]
 
