@@ -22,6 +22,7 @@ from llmserve.llama.step_budget import StepBudget
 from llmserve.llama.text_stream import TextStream
 from llmserve.llama.token_rule import TokenRule
 from tests.llama.fake_runner import VOCABULARY, FakeRunner, next_token
+from tests.llama.fixed_rule import FixedRule
 
 END = VOCABULARY - 1
 
@@ -76,36 +77,6 @@ class LimitedRule:
 
     def forced(self) -> list[int]:
         return []
-
-
-class FixedRule:
-    """Holds an answer to given tokens, and tells up to three of them in advance unless it is `silent`."""
-
-    failure = None
-
-    def __init__(self, tokens: list[int], *, silent: bool) -> None:
-        self._tokens = list(tokens)
-        self._silent = silent
-
-    @property
-    def complete(self) -> bool:
-        return not self._tokens
-
-    def apply(self, logits: npt.NDArray[np.float32]) -> None:
-        kept = logits[self._tokens[0]]
-        logits.fill(-np.inf)
-        logits[self._tokens[0]] = kept
-
-    def allows(self, token: int) -> bool:
-        return self._tokens[:1] == [token]
-
-    def accept(self, token: int) -> bool:
-        fits = self.allows(token)
-        del self._tokens[:1]
-        return fits
-
-    def forced(self) -> list[int]:
-        return [] if self._silent else self._tokens[:3]
 
 
 class Harness:
@@ -366,7 +337,7 @@ def test_what_a_rule_forces_is_written_in_fewer_steps(harness: Harness, monkeypa
             TextStream(),
             60,
         )
-        generation.follow(FixedRule(wanted, silent=silent))
+        generation.follow(FixedRule(*wanted, told=0 if silent else 3))
         job = Job([generation], lambda event: harness.events.put((job, event)))
         before = harness.engine.counters.steps
         harness.engine.submit(job)

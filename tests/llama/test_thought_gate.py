@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from llmserve.errors import InvalidRequest
 from llmserve.llama.output.reasoning import THINK, ThinkingBudget
 from llmserve.llama.thought_gate import Speller, ThoughtGate
+from tests.llama.fixed_rule import FixedRule
 
 WORDS = ("<think>", "</think>", "hm", "yes", "no", "\n", "\n\n")
 OPEN, CLOSE, HM, YES, NO, LINE, LINES = range(len(WORDS))
-
-
-class Exactly:
-    """A rule that lets through the given tokens in order."""
-
-    def __init__(self, *tokens: int) -> None:
-        self._tokens = list(tokens)
-        self.failure: InvalidRequest | None = None
-
-    @property
-    def complete(self) -> bool:
-        return not self._tokens
-
-    def apply(self, logits: npt.NDArray[np.float32]) -> None:
-        for token in range(len(logits)):
-            if not self.allows(token):
-                logits[token] = -np.inf
-
-    def allows(self, token: int) -> bool:
-        return self._tokens[:1] == [token]
-
-    def accept(self, token: int) -> bool:
-        fits = self.allows(token)
-        del self._tokens[:1]
-        return fits
-
-    def forced(self) -> list[int]:
-        return []
 
 
 def tokenize(text: str) -> list[int]:
@@ -54,7 +26,7 @@ def tokenize(text: str) -> list[int]:
 SPELLER = Speller(WORDS.__getitem__, tokenize, (OPEN,))
 
 
-def gate(rule: Exactly | None, limit: int | None, *, inside: bool) -> ThoughtGate:
+def gate(rule: FixedRule | None, limit: int | None, *, inside: bool) -> ThoughtGate:
     return ThoughtGate(ThinkingBudget(THINK, limit, inside=inside), rule, SPELLER)
 
 
@@ -71,7 +43,7 @@ ALL = set(range(len(WORDS)))
 
 
 def test_thoughts_are_free_and_the_answer_is_not() -> None:
-    tokens = gate(Exactly(YES), None, inside=True)
+    tokens = gate(FixedRule(YES), None, inside=True)
     for token in (HM, NO, CLOSE):
         assert allowed(tokens) == ALL
         assert tokens.accept(token)
@@ -82,7 +54,7 @@ def test_thoughts_are_free_and_the_answer_is_not() -> None:
 
 
 def test_a_model_may_begin_to_think_with_its_first_token() -> None:
-    tokens = gate(Exactly(YES), None, inside=False)
+    tokens = gate(FixedRule(YES), None, inside=False)
     assert allowed(tokens) == {OPEN, YES}
     assert tokens.accept(OPEN)
     assert allowed(tokens) == ALL
@@ -91,7 +63,7 @@ def test_a_model_may_begin_to_think_with_its_first_token() -> None:
 
 
 def test_a_model_that_answers_at_once_is_held_to_the_rule() -> None:
-    tokens = gate(Exactly(YES, NO), None, inside=False)
+    tokens = gate(FixedRule(YES, NO), None, inside=False)
     assert tokens.accept(YES)
     assert allowed(tokens) == {NO}
     assert not tokens.accept(OPEN)
@@ -99,7 +71,7 @@ def test_a_model_that_answers_at_once_is_held_to_the_rule() -> None:
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_used_up_budget_forces_the_end(inside: bool) -> None:
-    tokens = gate(Exactly(YES), 2, inside=inside)
+    tokens = gate(FixedRule(YES), 2, inside=inside)
     for token in (HM, HM) if inside else (OPEN, HM, HM):
         assert tokens.accept(token)
     for forced in (LINE, CLOSE, LINES):
@@ -132,7 +104,7 @@ def test_without_a_rule_the_answer_never_ends_by_itself() -> None:
 
 
 def test_the_rules_failure_is_the_gates() -> None:
-    rule = Exactly(YES)
+    rule = FixedRule(YES)
     tokens = gate(rule, None, inside=True)
     assert tokens.failure is None
     rule.failure = InvalidRequest("too much")
