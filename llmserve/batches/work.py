@@ -84,4 +84,9 @@ class Work:
             if (seconds := reply.retry_seconds(tries)) is not None:
                 reply = None
                 await asyncio.sleep(seconds)
-        return await asyncio.to_thread(answer_to, line, reply)
+        making = asyncio.create_task(asyncio.to_thread(answer_to, line, reply))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # It has come, and is kept: the model need not compute it again.
+            return await making

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from llmserve.batches import work
-from llmserve.batches.answers import Reply
+from llmserve.batches.answers import Answer, Reply, answer_to
 from llmserve.batches.journal import Journal
 from llmserve.batches.lines import InputLine
 from llmserve.batches.work import Work
@@ -137,6 +138,25 @@ async def test_who_ends_it_keeps_what_has_come(journal: Journal) -> None:
     await asyncio.wait({running})
     assert running.cancelled()
     assert (server.out, [number in journal for number in (1, 2, 3)]) == (0, [True, True, False])
+
+
+async def test_an_answer_that_is_being_written_down_is_kept(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slowly(line: InputLine, reply: Reply) -> Answer:
+        writing.set()
+        assert go_on.wait(20)
+        return answer_to(line, reply)
+
+    monkeypatch.setattr(work, "answer_to", slowly)
+    running = asyncio.create_task(Work(Server().ask, journal, lambda: 1).run(lines(2)))
+    await until(writing.is_set)
+    running.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    await asyncio.wait({running})
+    assert (running.cancelled(), 1 in journal, 2 in journal) == (True, True, False)
 
 
 async def test_what_the_server_raises_ends_it_and_the_rest_is_kept(journal: Journal) -> None:
