@@ -383,7 +383,9 @@ class Store:
         """Make verified files visible under a name, unless the inspector refuses them. The caller holds its lock.
 
         `created` is what the model has beside these files; what its template needs is a blob whose lock is held.
+        `report` may still stop it: it is called before anything becomes visible.
         """
+        report(PullProgress("publishing", artifact.size_bytes, artifact.size_bytes))
         created = created or Created()
         manifest = _manifest(reference, artifact)
         try:
@@ -406,7 +408,6 @@ class Store:
             pinned=self._is_pinned(reference),
         )
         self.manifests.write(reference, manifest)
-        report(PullProgress("publishing", artifact.size_bytes, artifact.size_bytes))
         return self.installed(manifest)
 
     # --- what is here ---

@@ -89,6 +89,19 @@ def test_an_exception_of_the_listener_stops_the_pull(store: Store, downloads: li
     assert store.pull("tiny").name == "tiny:1m"
 
 
+def test_a_pull_can_be_stopped_until_the_model_is_visible(store: Store, downloads: list[str]) -> None:
+    def stop(progress: PullProgress) -> None:
+        if progress.stage == "publishing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.pull("tiny", stop)
+    with pytest.raises(ModelNotFound):
+        store.find("tiny")
+    assert store.pull("tiny").name == "tiny:1m"
+    assert len(downloads) == 1  # what came was kept
+
+
 @pytest.mark.parametrize(("sha256", "size_bytes"), [("0" * 64, None), (None, 12)], ids=["digest", "size"])
 def test_a_file_that_the_catalog_does_not_expect_stays_invisible(
     private_home: Path, downloads: list[str], sha256: str | None, size_bytes: int | None
