@@ -19,9 +19,9 @@ find_chromium() {
 chromium=$(find_chromium)
 if [ -z "$chromium" ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   say "installing Chromium"
-  apt-get update -qq -o Acquire::Retries=3 >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends chromium \
-    fonts-dejavu-core >&2
+  { apt-get update -qq -o Acquire::Retries=3 &&
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Acquire::Retries=3 --no-install-recommends chromium \
+      fonts-dejavu-core; } >&2 || say "apt-get could not install it"
   chromium=$(find_chromium)
 fi
 if [ -z "$chromium" ]; then
