@@ -34,11 +34,14 @@ def create_app(fleet: Fleet, store: Store, settings: Settings) -> ASGIApp:
 def route_table(gateway: Gateway, dialects: Dialects, page: Page | None) -> list[Route]:
     """Every route of a gateway, in the order in which they are tried."""
     description = OpenApiRoute()
-    # Those of the dialects first: some are there for certain clients only, and leave the rest to the others.
+    ours = Routes(gateway)
+    # What is asked most is found first. Then the dialects: some of their routes are there for certain clients only, and
+    # leave the rest to the others.
     routes = [
+        *ours.answered_by_workers(),
         *(() if page is None else page.table()),
         *dialects.table(),
-        *Routes(gateway).table(),
+        *ours.answered_here(),
         *OverviewRoutes(gateway).table(),
         description.route(),
     ]

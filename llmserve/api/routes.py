@@ -52,7 +52,7 @@ class Routes:
         self._entries = ModelEntries(gateway.store)
         self._pulls = Pulls(gateway.store, gateway.settings)
 
-    def table(self) -> list[Route]:
+    def answered_by_workers(self) -> list[Route]:
         return [
             Route("/v1/chat/completions", self.chat_completions, methods=["POST"]),
             Route("/v1/completions", self.completions, methods=["POST"]),
@@ -62,6 +62,10 @@ class Routes:
             Route("/v1/rerank", self.rerank, methods=["POST"]),
             Route("/tokenize", self.tokenize, methods=["POST"]),
             Route("/detokenize", self.detokenize, methods=["POST"]),
+        ]
+
+    def answered_here(self) -> list[Route]:
+        return [
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{model:path}", self.model, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
