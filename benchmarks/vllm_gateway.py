@@ -1,10 +1,12 @@
 """What the gateway costs a client of vLLM: the same chats over vLLM's own socket and through the gateway, in turns.
 
-    python -m benchmarks.vllm_gateway [--clients 1 16] [--rounds 20] [--tokens 32]
+    python -m benchmarks.vllm_gateway [--clients 1 16] [--rounds 20] [--tokens 32] [--requests 1]
 
 The model is the safetensors directory that LLMSERVE_TEST_SAFETENSORS names; vLLM the one that LLMSERVE_HOME, or
-LLMSERVE_VLLM_PYTHON, has. Every round asks once each way, all clients at once, in an order that changes from round to
-round; every prompt is new. What counts is the ratio and the difference, not the figures of one machine.
+LLMSERVE_VLLM_PYTHON, has. Every round goes each way, in an order that changes from round to round; every prompt is new.
+With `--requests 1` all clients of a round ask in the same instant, and are answered after all of them were read. With
+more, each client asks anew when its answer has ended, for answers of different lengths (`--tokens`, give or take half),
+so that requests come one by one. What counts is the ratio and the difference, not the figures of one machine.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import re
 import statistics
 import sys
@@ -75,16 +78,41 @@ async def stream(way: Way, model: str, prompt: str, tokens: int) -> float:
     return first
 
 
-async def measured(ways: Sequence[Way], model: str, clients: int, rounds: int, tokens: int) -> dict[str, Times]:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`clients`, each with so many `requests` one after the other, for answers of about so many `tokens`."""
+
+    clients: int
+    requests: int
+    tokens: int
+
+    def lengths(self, number: int) -> list[list[int]]:
+        """The tokens of each client's answers in the round of this number, the same each way."""
+        if self.requests == 1:
+            return [[self.tokens]] * self.clients
+        chosen = random.Random(number)
+        least, most = self.tokens // 2, self.tokens + self.tokens // 2
+        return [[chosen.randint(least, most) for _ in range(self.requests)] for _ in range(self.clients)]
+
+
+async def measured(ways: Sequence[Way], model: str, load: Load, rounds: int) -> dict[str, Times]:
     times = {way.name: Times() for way in ways}
+
+    async def client(way: Way, number: int, name: int, lengths: list[int]) -> list[float]:
+        prompts = (
+            f"Story {number}.{which} of {name} by {way.name}: tell me about it." for which in range(len(lengths))
+        )
+        return [await stream(way, model, prompt, tokens) for prompt, tokens in zip(prompts, lengths, strict=True)]
+
     for number in range(-_WARM_UP_ROUNDS, rounds):
+        lengths = load.lengths(number)
         for way in ways if number % 2 else reversed(ways):
-            prompts = [f"Story {number} of {client} by {way.name}: tell me about it." for client in range(clients)]
             started = time.perf_counter()
-            firsts = await asyncio.gather(*(stream(way, model, prompt, tokens) for prompt in prompts))
+            firsts = await asyncio.gather(*(client(way, number, name, each) for name, each in enumerate(lengths)))
             if number >= 0:
-                times[way.name].firsts += firsts
-                times[way.name].rates.append(clients * tokens / (time.perf_counter() - started))
+                # The clients' first requests come all at once.
+                times[way.name].firsts += [first for each in firsts for first in each[min(1, len(each) - 1) :]]
+                times[way.name].rates.append(sum(map(sum, lengths)) / (time.perf_counter() - started))
     return times
 
 
@@ -112,6 +140,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=1, help="of each client in a round")
     parser.add_argument("--port", type=int, help="of a gateway that has the model loaded already")
     given = parser.parse_args()
     if "LLMSERVE_TEST_SAFETENSORS" not in os.environ:
@@ -124,7 +153,7 @@ def main() -> None:
         print("| clients | socket, tokens/s | gateway | ratio | socket, TTFT p50 ms | gateway | added |")
         print("|---|---|---|---|---|---|---|")
         for clients in given.clients:
-            times = asyncio.run(measured(ways, model, clients, given.rounds, given.tokens))
+            times = asyncio.run(measured(ways, model, Load(clients, given.requests, given.tokens), given.rounds))
             print(row(clients, times["socket"], times["gateway"]), flush=True)
 
     if given.port is not None:
