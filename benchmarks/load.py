@@ -51,7 +51,8 @@ _WORDS = [
 class Load:
     """`requests` chats by `clients` at once, each with a prompt of its own and exactly `output_tokens` written.
 
-    `system_words`: all begin with one and the same system message of so many words; 0: the model's own.
+    `system_words`: all begin with one and the same system message of so many words, chosen by `system_seed`; 0: the
+    model's own.
     """
 
     clients: int
@@ -59,10 +60,13 @@ class Load:
     prompt_words: int = 52
     output_tokens: int = 64
     system_words: int = 0
+    system_seed: int = 0
 
     @property
     def system(self) -> str | None:
-        return " ".join(random.Random("system").choices(_WORDS, k=self.system_words)) if self.system_words else None
+        if not self.system_words:
+            return None
+        return " ".join(random.Random(f"system {self.system_seed}").choices(_WORDS, k=self.system_words))
 
 
 @dataclass(frozen=True, slots=True)

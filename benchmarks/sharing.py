@@ -1,4 +1,7 @@
-"""Many clients behind one long system message, as an application sends them: who computes it once?"""
+"""Many clients behind one long system message, as an application sends them: who computes it once?
+
+Each repetition has a message of its own, and prompts of its own: nothing is left of the one before.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import os
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.load import Figures, Load, prompts, run
 from benchmarks.servers import Server
@@ -27,7 +31,8 @@ def main() -> None:
 
 
 async def _measure(server: Server, repetition: int) -> Figures:
-    return await run(LOAD, server.port, server.model, prompts(LOAD, seed=repetition))
+    load = replace(LOAD, system_seed=repetition)
+    return await run(load, server.port, server.model, prompts(load, seed=repetition))
 
 
 def _print(name: str, runs: Sequence[Figures], base: Sequence[Figures]) -> None:
