@@ -140,9 +140,7 @@ async def test_who_ends_it_keeps_what_has_come(journal: Journal) -> None:
     assert (server.out, [number in journal for number in (1, 2, 3)]) == (0, [True, True, False])
 
 
-async def test_an_answer_that_is_being_written_down_is_kept(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_answer_that_is_being_written_down_is_kept(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     writing, go_on = threading.Event(), threading.Event()
 
     def slowly(line: InputLine, reply: Reply) -> Answer:
