@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from llmserve.store.adoption import adopt
 from llmserve.store.catalog import Catalog
 from llmserve.store.copies import copy
 from llmserve.store.files import sha256_of
@@ -57,7 +58,7 @@ def measure_verify(directory: Path) -> None:
 def measure_list(directory: Path) -> None:
     home = directory / "home"
     store = Store(home, catalog=Catalog())
-    first = store.adopt(write_tiny_model(directory / "tiny.gguf", layers=1))
+    first = adopt(store, write_tiny_model(directory / "tiny.gguf", layers=1))
     for number in range(MODELS - 1):
         copy(store, first.name, f"copy:{number}")
     in_process = median_of(lambda: Store(home).list())

@@ -21,6 +21,7 @@ from llmserve.fleet.launcher import Launcher
 from llmserve.fleet.vllm_worker import VllmWorker
 from llmserve.planning.plan import plan
 from llmserve.settings import home_directory, load_settings
+from llmserve.store.adoption import adopt
 from llmserve.store.store import Store
 from llmserve.types import EnginePlan
 
@@ -42,7 +43,7 @@ class Timing:
 async def main() -> None:
     settings = load_settings()
     store = Store(home_directory(settings))
-    model = store.adopt(Path(os.environ["LLMSERVE_TEST_SAFETENSORS"]))
+    model = adopt(store, Path(os.environ["LLMSERVE_TEST_SAFETENSORS"]))
     hardware = probe_for(settings)
     decided = plan(hardware, store.inspect(model.name), settings)
     launcher = Launcher(settings)

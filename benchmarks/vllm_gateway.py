@@ -29,6 +29,7 @@ import psutil
 
 from benchmarks.servers import free_port, running
 from llmserve.settings import home_directory, load_settings
+from llmserve.store.adoption import adopt
 from llmserve.store.store import Store
 
 _TEXT = re.compile(rb'"content": ?"[^"]')
@@ -146,7 +147,7 @@ def main() -> None:
     if "LLMSERVE_TEST_SAFETENSORS" not in os.environ:
         parser.error("LLMSERVE_TEST_SAFETENSORS names no safetensors directory (scripts/test-vllm makes one)")
     home = home_directory(load_settings())
-    model = Store(home).adopt(Path(os.environ["LLMSERVE_TEST_SAFETENSORS"])).name
+    model = adopt(Store(home), Path(os.environ["LLMSERVE_TEST_SAFETENSORS"])).name
 
     def compare(port: int) -> None:
         ways = (Way("socket", socket_of(port)), Way("gateway", port))

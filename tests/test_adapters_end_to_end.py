@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from llmserve.store.adoption import adopt
 from llmserve.store.catalog import Catalog
 from llmserve.store.copies import create
 from llmserve.store.store import Store
@@ -48,7 +49,7 @@ def home(starter_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(folder / "home", catalog=Catalog())
     weights = folder / "starter.gguf"
     shutil.copy(Store(starter_home).find(MODEL).path, weights)
-    assert store.adopt(weights).name == "starter:local"
+    assert adopt(store, weights).name == "starter:local"
     for seed, name in enumerate(NAMES, 1):
         shapes = {f"blk.{layer}.attn_q": (WIDTH, WIDTH) for layer in range(LAYERS)}
         shapes |= {f"blk.{layer}.attn_v": (WIDTH, VALUES) for layer in range(LAYERS)}

@@ -11,6 +11,7 @@ from llmserve.api.limits import Limits
 from llmserve.api.metrics import Metrics
 from llmserve.api.problems import Problems
 from llmserve.errors import LlmserveError, Unavailable
+from llmserve.openai.adapters import split_adapter
 from llmserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,6 +80,19 @@ class Gateway:
         """What each model that is loading is doing, where it says so: "loading: compiling, 12 s"."""
         statuses = (status for status in self.fleet.status() if status.state == "loading" and status.phase is not None)
         return {status.name: f"loading: {status.phase}" for status in statuses}
+
+    def phase(self, model: str) -> str | None:
+        """What the model that a client calls `model` is doing, as `phases` has it; None where it is not loading."""
+        phases = self.phases()
+        return phases.get(self.own_name(model)) if phases else None
+
+    def own_name(self, model: str) -> str:
+        """The name that the fleet has for the model that a client calls `model`."""
+        name, _ = split_adapter(model)
+        try:
+            return str(self.store.reference(name))
+        except LlmserveError:  # which the request learns of as well
+            return name
 
     async def drain(self, seconds: float) -> None:
         """Refuse new generations, let the running ones end for up to `seconds`, then end the workers."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from starlette.types import Scope
 
-from llmserve.errors import InvalidRequest, LlmserveError
+from llmserve.errors import InvalidRequest
 from llmserve.openai import sse
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class LoadStatus:
 
     async def follow(self, stream: EventStream, opening: asyncio.Task[Any], waits: Callable[[], bool]) -> None:
         """Tell `stream` what `opening` waits for, as long as `waits` says so and `opening` has not ended."""
-        model = await self._model()
+        model = self._gateway.own_name(self._call.model)
         while not opening.done():
             if waits():
                 statuses = (status for status in self._gateway.fleet.status() if status.name == model)
@@ -78,13 +78,6 @@ class LoadStatus:
                 self._end(stream)
             await asyncio.wait({opening}, timeout=_LOOK_SECONDS)
         self._end(stream)
-
-    async def _model(self) -> str:
-        """The model's own name, which the client may have another one for."""
-        try:
-            return (await asyncio.to_thread(self._gateway.store.find, self._call.model)).name
-        except LlmserveError:  # which the request learns of as well
-            return self._call.model
 
     def _tell(self, stream: EventStream, what: str) -> None:
         if what == self._told:

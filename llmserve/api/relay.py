@@ -44,7 +44,6 @@ from llmserve.api.upstream import (
 from llmserve.errors import WorkerDied
 from llmserve.fleet.demand import Demand
 from llmserve.openai import sse
-from llmserve.openai.adapters import split_adapter
 
 if TYPE_CHECKING:
     from llmserve.api.limits import Limits
@@ -71,7 +70,7 @@ class Relay:
         self, gateway: Gateway, call: Call, headers: HeaderList, load_status: LoadStatus | None = None
     ) -> None:
         self._fleet = gateway.fleet
-        self._phases = gateway.phases
+        self._phase = gateway.phase
         self._limits = gateway.limits
         self._metrics = gateway.metrics
         self._problems = gateway.problems
@@ -137,7 +136,7 @@ class Relay:
 
     def _waits_for(self) -> str | None:
         """What the model is doing while it is loaded, where it says so."""
-        return self._phases().get(split_adapter(self._call.model)[0])
+        return self._phase(self._call.model)
 
     async def _relay(self, stream: EventStream, owned: ExitStack) -> None:
         opening = asyncio.create_task(self._open(owned, first_events))

@@ -100,12 +100,13 @@ def _own(store: Store, path: Path, name: str | None) -> list[InstalledModel]:
 def _adopt_all(store: Store, models: list[ForeignModel], name: LogicalName | None) -> list[InstalledModel]:
     """Adopt each; of several, one that is refused costs only itself."""
     from llmserve.cli.progress import shown_progress
+    from llmserve.store.adoption import adopt
 
     adopted = []
     for model in models:
         try:
             with shown_progress() as report:
-                adopted.append(store.adopt(model.path, report, name or model.name, model.sha256))
+                adopted.append(adopt(store, model.path, report, name or model.name, model.sha256))
         except InvalidModel as error:
             if len(models) == 1:
                 raise

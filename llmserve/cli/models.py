@@ -31,15 +31,17 @@ def open_serving_store(settings: Settings) -> Store:
 def installed_model(store: Store, text: str) -> InstalledModel:
     """The model of this name, or the file of this path, which becomes known to the store if it was not yet.
 
-    Raises what `Store.find` or `Store.adopt` raises, `ModelNotFound` for a name that is not installed among it.
+    Raises what `Store.find` or `adopt` raises, `ModelNotFound` for a name that is not installed among it.
     """
     from llmserve.cli.progress import shown_progress
     from llmserve.store.names import is_path
 
     if not is_path(text):
         return store.find(text)
+    from llmserve.store.adoption import adopt
+
     with shown_progress() as report:
-        return store.adopt(Path(text), report)
+        return adopt(store, Path(text), report)
 
 
 def known_or_damaged(store: Store, text: str) -> str:

@@ -37,6 +37,7 @@ from llmserve.hardware.failure import ProbeFailed
 from llmserve.planning.formatting import human_bytes
 from llmserve.store.files import free_bytes, private_directory, require_space
 from llmserve.store.locks import take_lock
+from llmserve.store.old_pip import how_to_renew
 from llmserve.store.scratch import scratch
 from llmserve.types import to_json
 
@@ -158,7 +159,8 @@ def _explained(build: Build, log: Path) -> Iterator[None]:
                 + (", and one of them did not answer" if failure.unreachable else ""),
                 hint="`pip config list` shows which indexes are asked; see docs/engines.md for what they must have",
             ) from failure
-        raise InstallFailed(f"{title} cannot be installed: {failure}", hint=f"see {log}") from failure
+        hint = how_to_renew(str(failure)) or f"see {log}"
+        raise InstallFailed(f"{title} cannot be installed: {failure}", hint=hint) from failure
 
 
 def _finish(build: Build, folder: Path, target: Path) -> None:

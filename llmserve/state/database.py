@@ -175,52 +175,55 @@ class StateDatabase:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """A connection to a database of this version. Raises `sqlite3.Error` and `OSError`."""
-        if not self._is_current():
+        database = self._current()
+        if database is None:
             with locked(self._path.with_suffix(".lock")):
-                self._make_current()
-        with closing(self._connect(self._path)) as database:
+                database = self._current()  # another may have made it meanwhile
+                if database is None:
+                    self._make_current()
+                    database = _connect(self._path)
+        with closing(database):
+            database.execute("PRAGMA synchronous = NORMAL")
             yield database
 
-    def _connect(self, path: Path) -> sqlite3.Connection:
-        database = sqlite3.connect(path, timeout=_BUSY_SECONDS)
-        database.execute("PRAGMA synchronous = NORMAL")
-        return database
-
-    def _is_current(self) -> bool:
+    def _current(self) -> sqlite3.Connection | None:
+        """A connection to the database, None where there is none of this version."""
+        if not self._path.exists():
+            return None
+        database = _connect(self._path)
         try:
-            return self._path.exists() and self._version() == _VERSION
+            is_current = _version(database) == _VERSION
         except sqlite3.OperationalError:
-            return True  # in use or not readable: the caller meets that too, and nothing is wrong with the file
+            is_current = True  # in use or not readable: the caller meets that too, and nothing is wrong with the file
         except sqlite3.DatabaseError:
-            return False
-
-    def _version(self) -> int:
-        with closing(self._connect(self._path)) as database:
-            return int(database.execute("PRAGMA user_version").fetchone()[0])
+            is_current = False
+        if is_current:
+            return database
+        database.close()
+        return None
 
     def _make_current(self) -> None:
         """Make the database, bring an older one up to date, put aside what is neither; one process at a time."""
-        if self._is_current():
-            return
         if self._path.exists():
             self._put_aside_if_unusable()
         if self._path.exists():
-            with closing(self._connect(self._path)) as database:
+            with closing(_connect(self._path)) as database:
                 database.executescript(_UPGRADE)
             return
         # Made whole under another name: of those who open one file at the same time and switch it to the write-ahead
         # log, SQLite turns some away at once, however long they are ready to wait.
         new = self._path.with_name(f"{FILE_NAME}.new")
         new.unlink(missing_ok=True)
-        with closing(self._connect(new)) as database:
+        with closing(_connect(new)) as database:
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(_UPGRADE)
         new.replace(self._path)
 
     def _put_aside_if_unusable(self) -> None:
         try:
-            if self._version() <= _VERSION:
-                return
+            with closing(_connect(self._path)) as database:
+                if _version(database) <= _VERSION:
+                    return
             why = "it was written by a newer version"
         except sqlite3.OperationalError:
             return
@@ -230,3 +233,13 @@ class StateDatabase:
         for suffix in ("-wal", "-shm"):
             self._path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
         self._path.replace(self._path.with_name(f"{FILE_NAME}.unusable"))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_BUSY_SECONDS)
+
+
+def _version(database: sqlite3.Connection) -> int:
+    """Which version wrote the database. Raises `sqlite3.DatabaseError` for what is none, damaged tables among it."""
+    # A SELECT, since a pragma alone reads no tables.
+    return int(database.execute("SELECT user_version FROM pragma_user_version").fetchone()[0])

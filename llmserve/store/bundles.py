@@ -29,6 +29,7 @@ from llmserve.store.files import identity_of, rename_durably, require_space, sto
 from llmserve.store.manifests import Adapter, Companion, Created, Manifest, is_plain_name
 from llmserve.store.names import LogicalName, Reference, parse_name, shown
 from llmserve.store.progress import PullProgress, Report, ignore_progress
+from llmserve.store.registration import register
 from llmserve.store.scratch import Scratch, scratch
 from llmserve.store.sources.artifact import Artifact, ArtifactFile
 from llmserve.store.store import Store
@@ -200,7 +201,7 @@ def import_bundle(
                 stack.enter_context(store.blobs.lock(sha256))
             blobs = {sha256: store.blobs.put(blob) for sha256, blob in received.items()}
             return tuple(
-                store.register(references[model.name], _artifact(model, blobs), report, _created(model, blobs))
+                register(store, references[model.name], _artifact(model, blobs), report, _created(model, blobs))
                 for model in bundle.models
             )
 

@@ -18,6 +18,7 @@ from llmserve.store.names import QUANTIZED, Reference
 from llmserve.store.options import PullOptions
 from llmserve.store.origins import Wanted, fetched, origin_of
 from llmserve.store.progress import PullProgress, Report, ignore_progress
+from llmserve.store.registration import discard, register
 from llmserve.store.sources.artifact import Artifact
 from llmserve.store.store import Store
 from llmserve.types import InstalledModel
@@ -93,7 +94,7 @@ def _artifact(
         try:
             _require_same(locked, artifact)
         except PullFailed:
-            store.discard(reference, artifact)
+            discard(store, reference, artifact)
             raise
         yield artifact
 
@@ -113,7 +114,7 @@ def _register(
     with ExitStack() as stack:
         if locked.template is not None:
             created = replace(created, template=stack.enter_context(template_blob(store, locked.template)))
-        return store.register(reference, artifact, report, created)
+        return register(store, reference, artifact, report, created)
 
 
 def _adapters(locked: LockedModel, artifact: Artifact, report: Report) -> tuple[Adapter, ...]:

@@ -25,6 +25,7 @@ from llmserve.store.manifests import Created, Manifest
 from llmserve.store.names import QUANTIZED, LogicalName, parse_name, shown
 from llmserve.store.progress import PullProgress, Report, ignore_progress
 from llmserve.store.quantizations import canonical_quantization, shard_names
+from llmserve.store.registration import register
 from llmserve.store.scratch import Scratch, scratch
 from llmserve.store.sources.artifact import Artifact, ArtifactFile
 from llmserve.store.store import Store
@@ -116,7 +117,7 @@ def quantize(
             file = ArtifactFile(output.name, blob.path, sha256, identity)
             source = f"{QUANTIZED}{wanted.type}:{wanted.base.source}"
             artifact = Artifact((file,), source, owned=True, license=wanted.base.license)
-            return store.register(wanted.target, artifact, report, Created(store.defaults(wanted.base.name)))
+            return register(store, wanted.target, artifact, report, Created(store.defaults(wanted.base.name)))
 
 
 def _derived_name(name: str, label: str) -> str:

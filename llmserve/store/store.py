@@ -1,4 +1,4 @@
-"""The store: find, list, pull, remove, inspect and adopt models. Everything here blocks; call it from a thread.
+"""The store: find, list, pull, remove and inspect models. Everything here blocks; call it from a thread.
 
 Safe for many threads and processes on one directory: a model is pulled once however many ask, a reader never waits, and
 a process that dies leaves the old state or the new one.
@@ -6,7 +6,6 @@ a process that dies leaves the old state or the new one.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +17,10 @@ from llmserve.store.blobs import Blobs
 from llmserve.store.catalog import Catalog, load_catalog
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import current_identity, private_directory
+from llmserve.store.inspection import inspect_model
 from llmserve.store.locks import Locks
-from llmserve.store.manifests import Companion, Created, DamagedModel, Manifest, Manifests
-from llmserve.store.names import (
-    LogicalName,
-    Reference,
-    is_path,
-    local_name,
-    parse_name,
-    parse_url,
-    shown,
-)
+from llmserve.store.manifests import Companion, DamagedModel, Manifest, Manifests
+from llmserve.store.names import LogicalName, Reference, is_path, parse_name, parse_url, shown
 from llmserve.store.options import PullOptions
 from llmserve.store.progress import PullProgress, Report, ignore_progress
 from llmserve.store.removal import Removal
@@ -39,7 +31,6 @@ from llmserve.types import AdapterFile, InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
     from llmserve.store.origins import Wanted
-    from llmserve.store.sources.artifact import Artifact
 
 USER_CATALOG = "models.toml"
 
@@ -131,8 +122,11 @@ class Store:
         visible then.
         """
         if is_path(name):
-            return self.adopt(Path(name), progress)
+            from llmserve.store.adoption import adopt
+
+            return adopt(self, Path(name), progress)
         from llmserve.store.origins import fetched
+        from llmserve.store.registration import register
 
         report = progress or ignore_progress
         options = options or PullOptions()
@@ -146,7 +140,7 @@ class Store:
                 return installed
             checked = self.within_budget(target.reference, options, report)
             with fetched(target, options, self.blobs, checked) as artifact:
-                return self.register(target.reference, artifact, report)
+                return register(self, target.reference, artifact, report)
 
     def wanted(self, name: str, options: PullOptions) -> Wanted:
         """What a pull of `name` would get, and why that variant. Raises as `pull` does, but asks nobody."""
@@ -206,49 +200,15 @@ class Store:
         if is_path(name):
             from llmserve.store.sources import local
 
-            return _inspect(local.locate(Path(name)))
+            return inspect_model(local.locate(Path(name)))
         manifest = self.manifest(name)
         entry = self.catalog.entry(manifest.name)
-        info = replace(_inspect(self.load_path(manifest)), parsers=None if entry is None else entry.parsers)
+        info = replace(inspect_model(self.load_path(manifest)), parsers=None if entry is None else entry.parsers)
         if manifest.adapters:
             from llmserve.store.adapters import beside
 
             info = beside(info, {self.file_path(adapter.file) for adapter in manifest.adapters})
         return info if manifest.template is None else replace(info, chat_template=self.own_template(manifest))
-
-    def adopt(
-        self,
-        path: Path,
-        progress: Report | None = None,
-        name: LogicalName | None = None,
-        sha256: str | None = None,
-    ) -> InstalledModel:
-        """Register a user's model where it lies: a .gguf file, or a directory of safetensors.
-
-        It is called `name`, or else `<file name>:local`; at once where it is known and unchanged. Where another file
-        has that name already, a part of the digest is added to it. Raises `InvalidModel`, also for a file that is not
-        the one of `sha256`; `Conflict` for a `name` that another model has.
-        """
-        from llmserve.store.sources import local
-
-        # A file whose digest is known is a store's, and has no extension there.
-        resolved = local.locate(path) if sha256 is None else path.resolve()
-        if installed := self._intact_local(resolved, name):
-            return installed
-        report = progress or ignore_progress
-        self.prepare()
-        with self.locks.held("file", str(resolved)):
-            if installed := self._intact_local(resolved, name):
-                return installed
-            artifact = local.fetch(resolved, report)
-            if sha256 not in {None, artifact.main.sha256}:
-                raise InvalidModel(f"{path.name} is damaged: its SHA-256 is {artifact.main.sha256}")
-            # One lock for all names of local files: two files must not both find a name free.
-            with self.locks.held("names", "local"):
-                if name is not None:
-                    self.require_free(name, unless_source=artifact.source)
-                reference = name or self._local_reference(artifact, path)
-                return self.register(reference, artifact, report)
 
     # --- for the rest of the package ---
 
@@ -363,10 +323,6 @@ class Store:
 
         return within_budget(self, options.budget, wanted, report)
 
-    def discard(self, reference: Reference, artifact: Artifact) -> None:
-        """Remove the files of a pull that is refused. The caller holds the locks of its blobs."""
-        self.removal.discard(_manifest(reference, artifact))
-
     def used_at(self, manifest: Manifest) -> float:
         """When the model was last used, or else installed (seconds of the epoch)."""
         used_at = self.manifests.used_at(parse_name(manifest.name))
@@ -377,51 +333,10 @@ class Store:
         for directory in (self.home, self.home / "locks", self.home / "scratch", self.home / "manifests"):
             private_directory(directory)
 
-    def register(
-        self, reference: Reference, artifact: Artifact, report: Report, created: Created | None = None
-    ) -> InstalledModel:
-        """Make verified files visible under a name, unless the inspector refuses them. The caller holds its lock.
-
-        `created` is what the model has beside these files; what its template needs is a blob whose lock is held.
-        `report` may still stop it: it is called before anything becomes visible.
-        """
-        report(PullProgress("publishing", artifact.size_bytes, artifact.size_bytes))
-        created = created or Created()
-        manifest = _manifest(reference, artifact)
-        try:
-            if artifact.owned and manifest.companions:
-                self.views.make(manifest)
-            info = _inspect(self.load_path(manifest))
-        except InvalidModel:
-            self.removal.discard(manifest)
-            raise
-        if any(current_identity(file.path) != file.identity for file in artifact.files):
-            raise InvalidModel("the file changed while it was read", hint="try again when nothing writes to it")
-        manifest = replace(
-            manifest,
-            format=info.format,
-            quantization=info.quantization,
-            license=artifact.license or info.license,
-            defaults=created.defaults,
-            template=created.template,
-            adapters=created.adapters,
-            pinned=self._is_pinned(reference),
-        )
-        self.manifests.write(reference, manifest)
-        return self.installed(manifest)
-
     # --- what is here ---
 
     def _is_here(self, reference: Reference) -> bool:
         return self._intact(reference) is not None
-
-    def _is_pinned(self, reference: Reference) -> bool:
-        """Whether the model is to stay, which a repair or another pull does not change."""
-        try:
-            known = self.manifests.read(reference)
-        except InvalidModel:
-            return False
-        return known is not None and known.pinned
 
     def _intact(self, reference: Reference) -> InstalledModel | None:
         """The installed model if it is here and `find` would return it."""
@@ -430,56 +345,6 @@ class Store:
         except InvalidModel:
             return None
         return self.installed(manifest) if manifest and not self.problem(manifest) else None
-
-    def _intact_local(self, resolved: Path, name: LogicalName | None) -> InstalledModel | None:
-        known = self._adopted(resolved)
-        if known is None or self.problem(known) or (name is not None and known.name != str(name)):
-            return None
-        return self.installed(known)
-
-    def _adopted(self, resolved: Path) -> Manifest | None:
-        manifests, _ = self.manifests.read_all()
-        source = f"file:{resolved}"
-        return next((manifest for manifest in manifests if manifest.source == source), None)
-
-    def _local_reference(self, artifact: Artifact, path: Path) -> Reference:
-        """The name a local file has, or the one it gets."""
-        if known := next((m for m in self.manifests.read_all()[0] if m.source == artifact.source), None):
-            return parse_name(known.name)
-        reference = local_name(path.absolute().name if path.is_dir() else path.stem)
-        try:
-            taken = self.manifests.read(reference) is not None
-        except InvalidModel:
-            taken = True
-        return LogicalName(f"{reference.family}-{artifact.main.sha256[:8]}", reference.tag) if taken else reference
-
-
-def _manifest(reference: Reference, artifact: Artifact) -> Manifest:
-    def path(file: Path) -> str | None:
-        return None if artifact.owned else str(file)
-
-    main, *others = artifact.files
-    return Manifest(
-        name=str(reference),
-        format="safetensors" if main.name.endswith(".json") else "gguf",
-        quantization="",
-        sha256=main.sha256,
-        source=artifact.source,
-        pulled_at=time.time(),
-        identity=main.identity,
-        path=path(main.path),
-        file=main.name.rpartition("/")[2] if others else None,
-        companions=tuple(
-            Companion(file.name.rpartition("/")[2], file.sha256, file.identity, path(file.path)) for file in others
-        ),
-        fetched=artifact.fetched,
-    )
-
-
-def _inspect(path: Path) -> ModelInfo:
-    from llmserve.store.inspection import inspect_model
-
-    return inspect_model(path)
 
 
 def _repull_hint(manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from llmserve.store.names import QUANTIZED, Reference
 from llmserve.store.options import PullOptions
 from llmserve.store.origins import Wanted, fetched, origin_of
 from llmserve.store.progress import PullProgress, Report, ignore_progress
+from llmserve.store.registration import register
 from llmserve.store.store import Store
 
 
@@ -110,7 +111,7 @@ def _repair(store: Store, reference: Reference, manifest: Manifest, report: Repo
     expected = Expected(None, None if manifest.companions else manifest.sha256)
     with fetched(Wanted(reference, origin, expected), PullOptions(), store.blobs, report) as artifact:
         artifact = replace(artifact, fetched=artifact.fetched or manifest.fetched)
-        installed = store.register(reference, artifact, report, manifest.created)
+        installed = register(store, reference, artifact, report, manifest.created)
     if installed.sha256 != manifest.digest:
         raise InvalidModel(f"the source of `{manifest.name}` gives other files than before", hint="do not trust it")
 

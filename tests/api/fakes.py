@@ -39,7 +39,7 @@ from llmserve.fleet.worker_counters import WorkerCounters
 from llmserve.settings import Settings
 from llmserve.store.catalog import Catalog
 from llmserve.store.defaults import ChatDefaults
-from llmserve.store.names import HubReference, LogicalName
+from llmserve.store.names import HubReference, LogicalName, Reference, parse_name
 from llmserve.store.options import PullOptions
 from llmserve.store.origins import Wanted
 from llmserve.store.progress import PullProgress, Report
@@ -118,6 +118,9 @@ class FakeStore:
             if name == model.name or name in model.aliases:
                 return model
         raise ModelNotFound(f"there is no model `{name[:64]}` here", param="model", hint=f"llmserve pull {name[:64]}")
+
+    def reference(self, name: str) -> Reference:
+        return parse_name(next((model.name for model in self.models.values() if name in model.aliases), name))
 
     def defaults(self, name: str) -> ChatDefaults:
         return self.chat_defaults

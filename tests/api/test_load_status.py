@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
+from llmserve.api.gateway import Gateway
 from llmserve.api.load_status import describe
 from llmserve.errors import Unavailable
 from llmserve.openai.sse import DONE, EventParser
+from llmserve.settings import Settings
+from llmserve.store.catalog import Catalog, CatalogModel, Variant
+from llmserve.store.store import Store
 from tests.api.fakes import MODEL, Served, wait_until
 
 CHAT = "/v1/chat/completions"
@@ -162,9 +167,37 @@ def test_another_value_is_refused_by_name(gateway: Served) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-LLMServe-Load-Status")
 
 
+@pytest.mark.parametrize("name", [MODEL.name, *MODEL.aliases])
+def test_keep_alives_name_the_phase_of_a_load_whatever_the_model_is_called(gateway: Served, name: str) -> None:
+    gateway.fleet.shown = {**LOADING, "phase": "compiling, 3 s"}
+    with gateway.client() as client, client.stream("POST", CHAT, json={**ASKED, "model": name}) as answer:
+        pieces = answer.iter_raw()
+        assert next(pieces) == b": loading: compiling, 3 s\n\n"
+        gateway.fleet.door.set()
+        assert b"".join(pieces).endswith(DONE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "known"),
+    [
+        ("copied", "copied:latest"),
+        ("copied:latest", "copied:latest"),
+        ("copied@polite", "copied:latest"),
+        ("big", "big:1b"),
+        ("big-q4_0", "big:1b-q4_0"),
+        ("hf:owner/repo:file.gguf", "hf:owner/repo:file.gguf"),
+        ("no name", "no name"),
+    ],
+)
+def test_the_fleet_knows_a_model_by_its_own_name(open_gateway: Served, tmp_path: Path, asked: str, known: str) -> None:
+    variant = Variant("gguf", "Q4_0", "hf:o/r", "model.gguf", None, None)
+    store = Store(tmp_path, catalog=Catalog((CatalogModel("big:1b", ("big",), None, "", (variant,)),)))
+    assert Gateway(open_gateway.fleet, store, Settings()).own_name(asked) == known
+
+
 def test_anthropic_pings_while_a_load_names_its_phase(gateway: Served) -> None:
     gateway.fleet.shown = {**LOADING, "phase": "compiling, 3 s"}
-    body = {**ASKED, "model": MODEL.name, "max_tokens": 9}
+    body = {**ASKED, "max_tokens": 9}
     with gateway.client() as client, client.stream("POST", "/v1/messages", json=body) as answer:
         pieces = answer.iter_raw()
         assert next(pieces) == b'event: ping\ndata: {"type":"ping"}\n\n'

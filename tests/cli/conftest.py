@@ -72,4 +72,5 @@ def store(monkeypatch: pytest.MonkeyPatch) -> FakeStore:
     """A store with the one model `tiny:1b`, alias `tiny`."""
     fake = FakeStore(models={"tiny:1b": installed()})
     monkeypatch.setattr("llmserve.cli.models.open_store", lambda settings: fake)
+    monkeypatch.setattr("llmserve.store.adoption.adopt", FakeStore.adopt)
     return fake

@@ -94,6 +94,12 @@ class TestWhatGoesWrong:
             installer.install(build, tmp_path, lambda _: None)
         assert "pip config list" in str(caught.value.hint)
 
+    def test_a_pip_that_is_too_old(self, index: FakeIndex, tmp_path: Path, old_pip: Path) -> None:
+        build = one_step(index, fake_vllm())
+        with pytest.raises(InstallFailed, match="cannot be installed: option --progress-bar") as caught:
+            installer.install(build, tmp_path, lambda _: None)
+        assert f"`{old_pip} -m pip install 'pip>=25'`" in str(caught.value.hint)
+
     def test_a_disk_that_is_too_small_is_found_before(self, index: FakeIndex, tmp_path: Path) -> None:
         build = replace(one_step(index, fake_vllm()), needed_bytes=2**60)
         with pytest.raises(InsufficientStorage):

@@ -109,6 +109,17 @@ def test_a_damaged_file_is_put_aside(database: StateDatabase, tmp_path: Path) ->
     assert (tmp_path / "state.db.unusable").read_bytes().startswith(b"this is no database")
 
 
+def test_so_is_one_whose_tables_make_no_sense(database: StateDatabase, tmp_path: Path) -> None:
+    database.record_load(KEY, load(1))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as file:
+        file.execute("PRAGMA writable_schema = ON")
+        file.execute("UPDATE sqlite_master SET sql = 'nonsense' WHERE name = 'load'")
+        file.commit()
+    database.record_load(KEY, load(2))
+    assert database.knowledge(KEY).loads == (load(2),)
+    assert (tmp_path / "state.db.unusable").exists()
+
+
 def test_so_is_one_of_a_newer_version(database: StateDatabase, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "state.db")) as newer:
         newer.execute("PRAGMA user_version = 99")
@@ -117,6 +128,46 @@ def test_so_is_one_of_a_newer_version(database: StateDatabase, tmp_path: Path) -
     database.record_load(KEY, load(1))
     assert database.knowledge(KEY).loads == (load(1),)
     assert (tmp_path / "state.db.unusable").exists()
+
+
+def test_one_of_an_older_version_is_brought_up_to_date(database: StateDatabase, tmp_path: Path) -> None:
+    database.record_load(KEY, load(1))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as older:
+        older.execute("PRAGMA user_version = 1")
+        older.execute("DROP TABLE run")
+        older.commit()
+    database.record_load(KEY, load(2))
+    assert database.knowledge(KEY) == Knowledge(loads=(load(2), load(1)))
+
+
+def test_one_that_is_in_use_is_not_put_aside(
+    database: StateDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.record_load(KEY, load(1))
+    monkeypatch.setattr("llmserve.state.database._BUSY_SECONDS", 0.0)
+    with closing(sqlite3.connect(tmp_path / "state.db")) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        database.record_load(KEY, load(2))
+        assert database.knowledge(KEY) == Knowledge()
+    assert database.knowledge(KEY).loads == (load(1),)
+
+
+def test_each_use_opens_the_file_once(database: StateDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    connect = sqlite3.connect
+
+    def counted(path: Path, timeout: float) -> sqlite3.Connection:
+        opened.append(path)
+        return connect(path, timeout=timeout)
+
+    database.record_load(KEY, load(1))
+    monkeypatch.setattr(sqlite3, "connect", counted)
+    assert database.knowledge(KEY).loads == (load(1),)
+    assert opened == [database.path]
+    database.record_load(KEY, load(2))
+    database.record_tuned(KEY, tuned("one-user"))
+    assert opened == [database.path] * 3
 
 
 def test_a_row_that_makes_no_sense_costs_what_is_known_and_no_more(database: StateDatabase, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from llmserve.errors import AdapterNotFound, InvalidModel, InvalidRequest
 from llmserve.settings import Settings
+from llmserve.store.adoption import adopt
 from llmserve.store.bundles import export_models, import_bundle
 from llmserve.store.catalog import Catalog
 from llmserve.store.locked_pull import pull_locked
@@ -193,7 +194,7 @@ def test_an_embedding_model_takes_none(store: Store, make: Maker, files: dict[st
     import gguf
 
     path = write_tiny_model(tmp_path / "embed.gguf", pooling=gguf.PoolingType.MEAN)
-    name = store.adopt(path).name
+    name = adopt(store, path).name
     with pytest.raises(InvalidRequest, match="is an embedding model, which takes no adapters"):
         make(f"base = '{name}'\nadapters = ['always.gguf']\n")
 
@@ -232,7 +233,7 @@ def test_names_travel_in_a_bundle(store: Store, make: Maker, files: dict[str, Pa
 
 
 def test_names_are_locked(store: Store, make: Maker, files: dict[str, Path], tmp_path: Path, tiny_model: Path) -> None:
-    own = store.adopt(tiny_model).name
+    own = adopt(store, tiny_model).name
     made = make(NAMED.replace("'tiny'", f"'{own}'"))
     lock_path = tmp_path / "models.lock"
     write_lock(lock_models(store, lock_path, ("made:v1",), Settings()))

@@ -9,6 +9,7 @@ import pytest
 
 from llmserve.errors import InsufficientStorage
 from llmserve.settings import Settings
+from llmserve.store.adoption import adopt
 from llmserve.store.budget import Budget, Kept, choose_leaving, held_bytes, make_room
 from llmserve.store.bundles import export_models, import_bundle
 from llmserve.store.catalog import Catalog
@@ -83,7 +84,7 @@ def test_nothing_goes_without_leave(two: Store, hub: FakeHub) -> None:
 def bundle(two: Store, tmp_path: Path) -> Path:
     """A third model, from elsewhere."""
     elsewhere = Store(tmp_path / "elsewhere", catalog=Catalog())
-    model = elsewhere.adopt(tmp_path / "c.gguf")
+    model = adopt(elsewhere, tmp_path / "c.gguf")
     export_models(elsewhere, (model.name,), tmp_path / "bundle.tar")
     return tmp_path / "bundle.tar"
 
@@ -149,7 +150,7 @@ def test_what_is_in_use_stays(two: Store, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_own_files_neither_count_nor_go(two: Store, tmp_path: Path) -> None:
     before = held_bytes(two)
-    two.adopt(tmp_path / "c.gguf")
+    adopt(two, tmp_path / "c.gguf")
     assert held_bytes(two) == before
     make_room(two, 1, Budget(1, Person(agrees=True)), keep=())
     assert names(two) == ["c:local"]

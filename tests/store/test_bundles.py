@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llmserve.errors import Conflict, InvalidModel, InvalidRequest, LlmserveError
+from llmserve.store.adoption import adopt
 from llmserve.store.bundles import export_models, import_bundle
 from llmserve.store.catalog import Catalog
 from llmserve.store.copies import copy
@@ -76,7 +77,7 @@ def test_an_existing_file_is_not_overwritten(store: Store, bundle: Path) -> None
 
 
 def test_a_name_that_means_another_model_here_is_not_taken_over(bundle: Path, elsewhere: Store, tmp_path: Path) -> None:
-    other = elsewhere.adopt(write_tiny_model(tmp_path / "other.gguf", seed=1))
+    other = adopt(elsewhere, write_tiny_model(tmp_path / "other.gguf", seed=1))
     copy(elsewhere, other.name, "mine:v1")
     with pytest.raises(Conflict, match="another model `mine:v1`"):
         import_bundle(elsewhere, bundle)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from llmserve.store.adoption import adopt
 from llmserve.store.blobs import is_sha256
 from llmserve.store.bundles import export_models
 from llmserve.store.catalog import Catalog
@@ -57,7 +58,7 @@ class World:
         self.home = home
         self.store = Store(home, catalog=Catalog())
         self.kept = self.store.pull("hf:owner/kept")
-        self.own = self.store.adopt(kept)
+        self.own = adopt(self.store, kept)
         self._manifests = set(home.glob("manifests/*/*.json"))
 
     @property
@@ -198,7 +199,7 @@ def test_a_disk_that_fails_a_pull_at_any_call(world: World, mode: str, code: int
 
 def bundle_of(world: World, path: Path) -> str:
     source = Store(path.parent / "source", catalog=Catalog())
-    model = source.adopt(write_tiny_model(path.parent / "carried.gguf", seed=5, layers=1))
+    model = adopt(source, write_tiny_model(path.parent / "carried.gguf", seed=5, layers=1))
     export_models(source, (model.name,), path)
     return model.name
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmserve.errors import InvalidModel, InvalidRequest
+from llmserve.store.adoption import adopt
 from llmserve.store.catalog import Catalog
 from llmserve.store.foreign import find_models, ollama_directory, ollama_models
 from llmserve.store.store import Store
@@ -40,7 +41,7 @@ def ollama_store(root: Path, content: bytes, *, owner: str = "library", model: s
 def test_ollamas_models_are_used_where_they_lie(store: Store, tmp_path: Path, tiny_bytes: bytes) -> None:
     blob = ollama_store(tmp_path / "ollama", tiny_bytes)
     (found,) = ollama_models(tmp_path / "ollama")
-    model = store.adopt(found.path, None, found.name, found.sha256)
+    model = adopt(store, found.path, None, found.name, found.sha256)
     assert (model.name, model.path) == ("ollama-qwen3:8b", str(blob))
     assert store.find("ollama-qwen3:8b") == model
     assert store.remove("ollama-qwen3:8b") == 0
@@ -50,9 +51,9 @@ def test_ollamas_models_are_used_where_they_lie(store: Store, tmp_path: Path, ti
 def test_adopting_again_reads_nothing(store: Store, tmp_path: Path, tiny_bytes: bytes) -> None:
     ollama_store(tmp_path / "ollama", tiny_bytes)
     (found,) = ollama_models(tmp_path / "ollama")
-    first = store.adopt(found.path, None, found.name, found.sha256)
+    first = adopt(store, found.path, None, found.name, found.sha256)
     told: list[object] = []
-    assert store.adopt(found.path, told.append, found.name, found.sha256) == first
+    assert adopt(store, found.path, told.append, found.name, found.sha256) == first
     assert told == []
 
 
@@ -61,7 +62,7 @@ def test_a_damaged_blob_of_ollama_is_refused(store: Store, tmp_path: Path, tiny_
     blob.write_bytes(tiny_bytes[:-1] + bytes([tiny_bytes[-1] ^ 1]))
     (found,) = ollama_models(tmp_path / "ollama")
     with pytest.raises(InvalidModel, match="SHA-256"):
-        store.adopt(found.path, None, found.name, found.sha256)
+        adopt(store, found.path, None, found.name, found.sha256)
     assert store.list() == ()
 
 
@@ -112,7 +113,7 @@ def test_a_folder_of_models_is_searched(tmp_path: Path, tiny_model: Path) -> Non
 
 def test_a_safetensors_directory_is_used_where_it_lies(store: Store, tmp_path: Path) -> None:
     directory = write_model(tmp_path / "my-model")
-    model = store.adopt(directory)
+    model = adopt(store, directory)
     assert (model.name, model.format, model.path) == ("my-model:local", "safetensors", str(directory))
     assert store.inspect(str(directory)) == store.inspect(model.name)
     (directory / "tokenizer.json").touch()

@@ -12,6 +12,7 @@ import pytest
 
 from llmserve.errors import InsufficientStorage, LlmserveError
 from llmserve.store import transfer
+from llmserve.store.adoption import adopt
 from llmserve.store.catalog import Catalog
 from llmserve.store.store import Store
 from tests.fake_hub import FakeHub
@@ -55,7 +56,7 @@ def test_a_disk_that_fails_anywhere_shows_nothing_wrong_and_serves_the_rest(
 ) -> None:
     hub.commit("owner/model-GGUF", {"tiny.gguf": tiny_bytes})
     store = Store(private_home, catalog=Catalog())
-    kept = store.adopt(write_tiny_model(tmp_path / "kept.gguf", seed=3))
+    kept = adopt(store, write_tiny_model(tmp_path / "kept.gguf", seed=3))
     failures = 0
     for at in range(1, 500):
         with monkeypatch.context() as patch:

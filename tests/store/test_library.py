@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmserve.errors import Conflict, InvalidModel, InvalidRequest, ModelNotFound, PullFailed
+from llmserve.store.adoption import adopt
 from llmserve.store.catalog import Catalog
 from llmserve.store.copies import copy, create
 from llmserve.store.defaults import ChatDefaults
@@ -94,7 +95,7 @@ def test_a_touched_file_is_served_again_after_a_look(store: Store, downloads: li
 def test_an_own_file_cannot_be_repaired(store: Store, tmp_path: Path, tiny_bytes: bytes) -> None:
     path = tmp_path / "mine.gguf"
     path.write_bytes(tiny_bytes)
-    model = store.adopt(path)
+    model = adopt(store, path)
     flip_silently(path)
     with pytest.raises(Conflict, match="file of your own"):
         verify(store, model.name, repair=True)
@@ -174,7 +175,7 @@ def test_a_name_that_means_something_else_is_refused(store: Store, downloads: li
 
 def test_a_copy_does_not_replace_another_model(store: Store, downloads: list[str], tiny_model: Path) -> None:
     store.pull("tiny")
-    adopted = store.adopt(tiny_model)
+    adopted = adopt(store, tiny_model)
     with pytest.raises(Conflict, match="already"):
         copy(store, "tiny", adopted.name)
 
@@ -217,7 +218,7 @@ def test_a_description_that_says_something_else_is_refused(
 def test_shared_files_count_once(store: Store, downloads: list[str], tiny_bytes: bytes, tiny_model: Path) -> None:
     store.pull("tiny")
     copy(store, "tiny", "mine:v1")
-    store.adopt(tiny_model)
+    adopt(store, tiny_model)
     used = usage(store)
     assert used.total_bytes == 2 * len(tiny_bytes)
     assert {model.name: (model.shared_bytes, model.where) for model in used.models} == {

@@ -138,6 +138,15 @@ def test_pips_reason_is_passed_on(private_home: Path, pip: pytest.MonkeyPatch, w
         store.pull("tiny")
     assert "pip config list" in (refused.value.hint or "")
     assert visible_files(private_home) == []
+
+
+def test_a_pip_that_is_too_old_is_told_with_the_way_to_a_newer_one(
+    store: Store, private_home: Path, old_pip: Path
+) -> None:
+    with pytest.raises(PullFailed, match=r"could not download tiny-model==1\.0: option --progress-bar") as refused:
+        store.pull("tiny")
+    assert f"`{old_pip} -m pip install 'pip>=25'`" in (refused.value.hint or "")
+    assert visible_files(private_home) == []
     assert leftovers(private_home) == []
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmserve.errors import Conflict, InsufficientStorage, InvalidModel, InvalidRequest
+from llmserve.store.adoption import adopt
 from llmserve.store.progress import PullProgress
 from llmserve.store.quantize import plan_quantization, quantize
 from llmserve.store.store import Store
@@ -18,7 +19,7 @@ from tests.store.conftest import leftovers
 def base(store: Store, tmp_path: Path, tiny_bytes: bytes) -> Store:
     file = tmp_path / "base.gguf"
     file.write_bytes(tiny_bytes)
-    store.adopt(file)
+    adopt(store, file)
     return store
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llmserve.errors import InvalidModel, ModelNotFound
+from llmserve.store.adoption import adopt
 from llmserve.store.catalog import Catalog
 from llmserve.store.gguf import inspect_gguf
 from llmserve.store.quantizations import is_model_file, quantization_of, shard_names
@@ -100,7 +101,7 @@ def test_a_part_under_another_name_is_refused(parts: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("given", NAMES)
 def test_any_part_of_an_own_model_stands_for_it(store: Store, parts: Path, given: str) -> None:
-    model = store.adopt(parts / given)
+    model = adopt(store, parts / given)
     assert model.path == str(parts / NAMES[0])
     assert model.size_bytes == sum(path.stat().st_size for path in parts.iterdir())
     assert store.find(model.name) == model
@@ -108,7 +109,7 @@ def test_any_part_of_an_own_model_stands_for_it(store: Store, parts: Path, given
 
 def test_a_change_in_a_later_part_is_seen(store: Store, parts: Path, tmp_path: Path) -> None:
     directory = copied(parts, tmp_path / "copy")
-    model = store.adopt(directory / NAMES[0])
+    model = adopt(store, directory / NAMES[0])
     (directory / NAMES[1]).touch()
     with pytest.raises(InvalidModel, match=f"changed on disk since it was verified: `{NAMES[1]}`"):
         store.find(model.name)

@@ -28,6 +28,7 @@ from llmserve.cli.main import COMMANDS, LazyGroup, llmserve, main
 from llmserve.errors import LlmserveError
 from llmserve.fleet.fleet import Fleet
 from llmserve.settings import Settings
+from llmserve.store.adoption import adopt
 from llmserve.store.catalog import Catalog
 from llmserve.store.store import Store
 from tests.fake_hub import FakeHub
@@ -178,7 +179,7 @@ def outside(tmp_path: Path, private_home: Path, hub: FakeHub, monkeypatch: pytes
     private_home.chmod(0o700)
     (private_home / "manifests").chmod(0o700)
     model = write_tiny_model(tmp_path / "own.gguf", layers=1)
-    Store(private_home, catalog=Catalog()).adopt(model)
+    adopt(Store(private_home, catalog=Catalog()), model)
     return outside
 
 
@@ -452,7 +453,7 @@ def test_a_link_in_the_place_of_a_directory_of_the_store_brings_nothing_out(
     directory.symlink_to(shared)
     model = write_tiny_model(tmp_path / "second.gguf", seed=4, layers=1)
     try:
-        store.adopt(model)
+        adopt(store, model)
     except LlmserveError as error:
         assert error.status in {400, 500, 502}
     if part in {"manifests", "scratch", "locks"}:

