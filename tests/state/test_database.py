@@ -58,6 +58,14 @@ def test_another_machine_model_or_build_knows_nothing_of_it(database: StateDatab
     assert database.knowledge(other) == Knowledge()
 
 
+def alter(path: Path, *statements: str) -> None:
+    """Do to the database what no `StateDatabase` does."""
+    with closing(sqlite3.connect(path)) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+
+
 def test_old_loads_are_forgotten_and_a_new_winner_takes_the_place_of_the_last(database: StateDatabase) -> None:
     for size in range(KEPT + 5):
         database.record_load(KEY, load(size))
@@ -111,20 +119,18 @@ def test_a_damaged_file_is_put_aside(database: StateDatabase, tmp_path: Path) ->
 
 def test_so_is_one_whose_tables_make_no_sense(database: StateDatabase, tmp_path: Path) -> None:
     database.record_load(KEY, load(1))
-    with closing(sqlite3.connect(tmp_path / "state.db")) as file:
-        file.execute("PRAGMA writable_schema = ON")
-        file.execute("UPDATE sqlite_master SET sql = 'nonsense' WHERE name = 'load'")
-        file.commit()
+    alter(
+        tmp_path / "state.db",
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET sql = 'nonsense' WHERE name = 'load'",
+    )
     database.record_load(KEY, load(2))
     assert database.knowledge(KEY).loads == (load(2),)
     assert (tmp_path / "state.db.unusable").exists()
 
 
 def test_so_is_one_of_a_newer_version(database: StateDatabase, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "state.db")) as newer:
-        newer.execute("PRAGMA user_version = 99")
-        newer.execute("CREATE TABLE load (other TEXT)")
-        newer.commit()
+    alter(tmp_path / "state.db", "PRAGMA user_version = 99", "CREATE TABLE load (other TEXT)")
     database.record_load(KEY, load(1))
     assert database.knowledge(KEY).loads == (load(1),)
     assert (tmp_path / "state.db.unusable").exists()
@@ -132,10 +138,7 @@ def test_so_is_one_of_a_newer_version(database: StateDatabase, tmp_path: Path) -
 
 def test_one_of_an_older_version_is_brought_up_to_date(database: StateDatabase, tmp_path: Path) -> None:
     database.record_load(KEY, load(1))
-    with closing(sqlite3.connect(tmp_path / "state.db")) as older:
-        older.execute("PRAGMA user_version = 1")
-        older.execute("DROP TABLE run")
-        older.commit()
+    alter(tmp_path / "state.db", "PRAGMA user_version = 1", "DROP TABLE run")
     database.record_load(KEY, load(2))
     assert database.knowledge(KEY) == Knowledge(loads=(load(2), load(1)))
 
@@ -172,9 +175,7 @@ def test_each_use_opens_the_file_once(database: StateDatabase, monkeypatch: pyte
 
 def test_a_row_that_makes_no_sense_costs_what_is_known_and_no_more(database: StateDatabase, tmp_path: Path) -> None:
     database.record_load(KEY, load(1))
-    with closing(sqlite3.connect(tmp_path / "state.db")) as file:
-        file.execute("UPDATE load SET measurement = '{}'")
-        file.commit()
+    alter(tmp_path / "state.db", "UPDATE load SET measurement = '{}'")
     assert database.knowledge(KEY) == Knowledge()
 
 

