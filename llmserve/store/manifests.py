@@ -10,9 +10,11 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from llmserve.choices import ModelFormat
 from llmserve.errors import InvalidModel, StartupFailed
+from llmserve.json_text import from_json, to_json
 from llmserve.store.blobs import is_sha256
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import (
@@ -26,7 +28,6 @@ from llmserve.store.files import (
 )
 from llmserve.store.names import Reference, shown
 from llmserve.store.scratch import scratch
-from llmserve.types import ModelFormat, from_json, to_json
 
 # The name of a file that is alone, where one is needed.
 MAIN_FILE = "model.gguf"
@@ -276,6 +277,4 @@ def _sha256_of_lines(lines: Iterable[str]) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Whether a file's name stays in the directory it is joined to: relative, and without `.` or `..` in it."""
-    path = PurePosixPath(name)
-    parts = name.split("/")
-    return not path.is_absolute() and "\0" not in name and all(part not in {"", ".", ".."} for part in parts)
+    return "\0" not in name and all(part not in {"", ".", ".."} for part in name.split("/"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmserve.errors import Conflict, InvalidModel, InvalidRequest, ModelNotFound
+from llmserve.installed import AdapterFile, InstalledModel
 from llmserve.openai.adapters import require_adapter, split_adapter
 from llmserve.store.blobs import Blobs
 from llmserve.store.catalog import Catalog, load_catalog
@@ -21,16 +22,16 @@ from llmserve.store.inspection import inspect_model
 from llmserve.store.locks import Locks
 from llmserve.store.manifests import Companion, DamagedModel, Manifest, Manifests
 from llmserve.store.names import LogicalName, Reference, is_path, parse_name, parse_url, shown
-from llmserve.store.options import PullOptions
 from llmserve.store.progress import PullProgress, Report, ignore_progress
-from llmserve.store.removal import Removal
 from llmserve.store.saved_prefixes import SavedPrefixes
 from llmserve.store.users import processes_using
 from llmserve.store.views import Views
-from llmserve.types import AdapterFile, InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
+    from llmserve.store.options import PullOptions
     from llmserve.store.origins import Wanted
+    from llmserve.store.removal import Removal
+    from llmserve.types import ModelInfo
 
 USER_CATALOG = "models.toml"
 
@@ -51,7 +52,12 @@ class Store:
         self.views = Views(self.home / "views", self.home / "scratch", self.blobs)
         self.manifests = Manifests(self.home / "manifests", self.home / "scratch")
         self.prefixes = SavedPrefixes(self.home / "prefixes")
-        self.removal = Removal(self.blobs, self.views, self.manifests, self.prefixes)
+
+    @cached_property
+    def removal(self) -> Removal:
+        from llmserve.store.removal import Removal
+
+        return Removal(self.blobs, self.views, self.manifests, self.prefixes)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -125,6 +131,7 @@ class Store:
             from llmserve.store.adoption import adopt
 
             return adopt(self, Path(name), progress)
+        from llmserve.store.options import PullOptions
         from llmserve.store.origins import fetched
         from llmserve.store.registration import register
 
