@@ -39,7 +39,8 @@ def pull(store: Store, name: str, options: PullOptions, settings: Settings) -> I
             talk(f"not {refusal.option}: {refusal.reason}")
     with shown_progress() as report:
         model = store.pull(name, report, replace(options, budget=budget(settings, report)))
-    talk(f"pulled {model.name} ({bytes_text(model.size_bytes)})")
+    size = bytes_text(model.size_bytes)
+    talk(f"pulled {model.name} ({size})" if report.was_called else f"{model.name} is here already ({size})")
     return model
 
 
@@ -91,8 +92,10 @@ class ShownProgress:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._shown: Report | None = None
+        self.was_called = False
 
     def __call__(self, progress: PullProgress) -> None:
+        self.was_called = True
         if progress.free is not None and progress.total is not None:
             left = progress.total - progress.completed
             talk(f"{bytes_text(left)} to download, {bytes_text(progress.free)} are free on the disk")

@@ -156,8 +156,10 @@ class Store:
         reference = self.reference(name)
         found = wanted(self.catalog, name, reference, options, self._is_here)
         if found is None:
-            self.find(name)  # raises: a local file that changed says so, everything else is not found
-            raise self.not_found(name, reference)
+            if self.manifests.read(reference) is not None:
+                self.find(name)  # raises: a local file changed
+            hint = self.not_found(name, reference).hint
+            raise ModelNotFound(f"the catalog has no model `{shown(name)}`", param="model", hint=hint)
         return found
 
     def remove(self, name: str) -> int:
@@ -242,7 +244,7 @@ class Store:
             known = {manifest.name for manifest in manifests} | set(self.catalog.names())
             close = difflib.get_close_matches(name, sorted(known), n=3)
             did_you_mean = f"did you mean {' or '.join(f'`{match}`' for match in close)}? " if close else ""
-            hint = f"{did_you_mean}`llmserve list` shows the models that are here"
+            hint = f"{did_you_mean}`llmserve list` shows the models that are here, with `--catalog` those to be pulled"
         return ModelNotFound(f"there is no model `{shown(name)}` here", param="model", hint=hint)
 
     def require_free(
