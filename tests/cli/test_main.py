@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def test_a_list_of_models_waits_for_nothing_it_does_not_need(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert "tiny" in done.stdout
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_process_does_not_tidy_up_at_its_end() -> None:
+    code = "import gc; from llmserve.cli.main import program; program(); print(gc.get_freeze_count() > 10_000)"
+    argv = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"llmserve {__version__}", "True"]
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"llmserve": "llmserve.cli.main:program"}
 
 
 @pytest.mark.parametrize("variable", ["", "/elsewhere", "/else where/", "relative", " /blanks", "~/below"])

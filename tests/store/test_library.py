@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -293,6 +294,23 @@ def test_prune_keeps_every_blob_while_a_manifest_cannot_be_read(
     (private_home / "manifests" / "tiny" / "1m.json").write_bytes(b"{")
     assert prune(store) == ()
     assert len(list((private_home / "blobs").iterdir())) == 1
+
+
+def test_prune_keeps_every_blob_while_a_directory_of_manifests_cannot_be_read(
+    store: Store, downloads: list[str], private_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled = store.pull("tiny")
+    real = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("manifests/tiny"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert [(model.name, "cannot be read" in model.reason) for model in store.damaged()] == [("tiny:*", True)]
+    assert prune(store) == ()
+    assert Path(pulled.path).exists()
 
 
 def test_an_empty_store_has_nothing_to_prune(store: Store, private_home: Path) -> None:
