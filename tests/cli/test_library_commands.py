@@ -80,6 +80,20 @@ def test_what_is_here_is_not_said_to_be_pulled(invoke: Invoke, model: Path) -> N
     assert invoke("pull", str(model)).err.splitlines()[-1].startswith("mine:local is here already (")
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("./absent", None),
+        ("/nowhere/absent.gguf", None),
+        ("owner/repo/sub/m.gguf", "hint: a file of a repository on the Hub is written `owner/repo:sub/m.gguf`"),
+    ],
+)
+def test_a_path_to_nothing_is_told_as_such(invoke: Invoke, path: str, hint: str | None) -> None:
+    error, *rest = invoke("pull", path).err.splitlines()[1:]
+    assert error == f"error: there is no file or directory {path.removeprefix('./')}"
+    assert rest == ([] if hint is None else ["", hint])
+
+
 def test_an_unknown_name_is_told_with_what_can_be_pulled(invoke: Invoke) -> None:
     result = invoke("pull", "smollm3:135m")
     assert result.code == 1
