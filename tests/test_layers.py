@@ -15,7 +15,7 @@ PACKAGE = "llmserve"
 
 # The rows of the table. A package may import itself and what stands in an earlier row.
 ROWS = (
-    ("types", "errors", "settings"),
+    ("choices", "errors", "installed", "json_text", "settings", "types"),
     ("openai",),
     ("vllm",),
     ("planning",),
@@ -32,7 +32,7 @@ ROWS = (
 )
 # The worker's process: imports these only, and nothing imports it.
 CHILD = "llama"
-CHILD_MAY_IMPORT = {"types", "errors", "settings", "openai", "planning"}
+CHILD_MAY_IMPORT = {"choices", "errors", "installed", "json_text", "settings", "types", "openai", "planning"}
 # `python -m llmserve` starts the command line; the package itself holds nothing but its version.
 TOP = "__main__"
 BOTTOM = "__init__"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from llmserve.choices import Device, Engine
 from llmserve.cli.terminal import age_text, bytes_text, print_json, print_table, talk
-from llmserve.types import Device, Engine
 
 if TYPE_CHECKING:
     from llmserve.engines.build import Build

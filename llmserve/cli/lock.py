@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from llmserve.cli.model_names import installed_models
-from llmserve.cli.terminal import talk
+from llmserve.cli.terminal import talk, warn
 
 
 @click.command("lock")
@@ -48,4 +48,7 @@ def command(models: tuple[str, ...], output: Path) -> None:
     remember_lock(home_directory(settings), lock.path)
     for model in lock.models:
         talk(f"locked {model.name}: {model.source}")
+    for model in lock.models:
+        if model.source.startswith("file:"):
+            warn(f"`{model.name}` is a file of your own: elsewhere `pull --locked` finds it at the same path, or fails")
     talk(f"wrote {output}")

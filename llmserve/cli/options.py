@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from llmserve.types import KvType
+from llmserve.choices import KvType
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -14,10 +14,10 @@ import click
 from llmserve.cli.terminal import age_text, bytes_text, talk
 
 if TYPE_CHECKING:
-    from llmserve.planning.variant import VariantChoice
     from llmserve.settings import Settings
     from llmserve.store.budget import Budget, Kept
     from llmserve.store.options import PullOptions
+    from llmserve.store.origins import Wanted
     from llmserve.store.progress import PullProgress, Report
     from llmserve.store.store import Store
     from llmserve.types import InstalledModel
@@ -33,13 +33,20 @@ def pull(store: Store, name: str, options: PullOptions, settings: Settings) -> I
     Where the disk budget of the settings needs it, the person is asked which models may go.
     """
     talk(f"pulling {name}")
-    if (choice := _choice(store, name, options)) is not None:
+    wanted = _wanted(store, name, options)
+    if wanted is not None and (choice := wanted.choice) is not None:
         talk(f"taking {choice.taken}: {choice.reason}")
         for refusal in choice.refused:
             talk(f"not {refusal.option}: {refusal.reason}")
-    with shown_progress() as report:
-        model = store.pull(name, report, replace(options, budget=budget(settings, report)))
-    talk(f"pulled {model.name} ({bytes_text(model.size_bytes)})")
+    try:
+        with shown_progress() as report:
+            model = store.pull(name, report, replace(options, budget=budget(settings, report)))
+    except KeyboardInterrupt:
+        if report.stage == "downloading" and wanted is not None and _goes_on(wanted):
+            talk("stopped; what came is kept, and the same command goes on from there")
+        raise
+    size = bytes_text(model.size_bytes)
+    talk(f"pulled {model.name} ({size})" if report.stage else f"{model.name} is here already ({size})")
     return model
 
 
@@ -52,7 +59,8 @@ def pull_as_json(store: Store, name: str, options: PullOptions, settings: Settin
         free = {} if progress.free is None else {"free": progress.free}
         _print_event(stage=progress.stage, completed=progress.completed, total=progress.total, **free)
 
-    if (choice := _choice(store, name, options)) is not None:
+    wanted = _wanted(store, name, options)
+    if wanted is not None and (choice := wanted.choice) is not None:
         refused = [{"option": refusal.option, "reason": refusal.reason} for refusal in choice.refused]
         _print_event(stage="choosing", option=choice.taken, reason=choice.reason, fits=choice.fits, refused=refused)
     model = store.pull(name, report, replace(options, budget=budget_of(settings)))
@@ -78,11 +86,18 @@ def budget(settings: Settings, shown: ShownProgress) -> Budget | None:
     return Budget(settings.disk_budget, may_remove)
 
 
-def _choice(store: Store, name: str, options: PullOptions) -> VariantChoice | None:
-    """Why this variant of the model; None where it is no model of the catalog, or here already."""
+def _wanted(store: Store, name: str, options: PullOptions) -> Wanted | None:
+    """What is to be pulled; None for a path."""
     from llmserve.store.names import is_path
 
-    return None if is_path(name) else store.wanted(name, options).choice
+    return None if is_path(name) else store.wanted(name, options)
+
+
+def _goes_on(wanted: Wanted) -> bool:
+    """Whether a download that was stopped goes on next time; pip begins anew."""
+    from llmserve.store.names import HubReference, UrlReference
+
+    return isinstance(wanted.origin, HubReference | UrlReference)
 
 
 class ShownProgress:
@@ -91,8 +106,10 @@ class ShownProgress:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._shown: Report | None = None
+        self.stage: str | None = None
 
     def __call__(self, progress: PullProgress) -> None:
+        self.stage = progress.stage
         if progress.free is not None and progress.total is not None:
             left = progress.total - progress.completed
             talk(f"{bytes_text(left)} to download, {bytes_text(progress.free)} are free on the disk")

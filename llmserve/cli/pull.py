@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from llmserve.choices import Engine, ModelFormat
 from llmserve.cli.model_names import known_models
 from llmserve.cli.sizes import BYTE_RATE
 from llmserve.errors import InvalidRequest
-from llmserve.types import Engine, ModelFormat
 
 if TYPE_CHECKING:
     from llmserve.settings import Settings

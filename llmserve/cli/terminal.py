@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,7 +52,7 @@ def print_answer(text: str) -> None:
 
 def print_json(value: object) -> None:
     """A value of `llmserve.types` (or a tuple of them), or plain data, as indented JSON on stdout."""
-    from llmserve.types import to_json
+    from llmserve.json_text import to_json
 
     click.echo(to_json(value, indent=2))
 
@@ -62,8 +61,8 @@ def print_table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = No
     """Rows in aligned columns. Nothing is cut to the terminal's width: a program may read them."""
     lines = [[printable(cell).replace("\n", " ") for cell in row] for row in ([header] if header else []) + list(rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    click.echo("\n".join(shown))
 
 
 def bytes_text(size: int | None) -> str:
@@ -86,6 +85,8 @@ def status(message: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
+    import shutil
+
     # Spaces erase it, so that it works on a terminal without escape codes; cut, so that it stays one line.
     shown = printable(message)[: shutil.get_terminal_size().columns - 1]
     click.echo(shown, nl=False, err=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import click
 
 from llmserve.cli.model_names import installed_models
-from llmserve.cli.terminal import bytes_text, print_json, print_table
+from llmserve.cli.terminal import bytes_text, print_json, print_table, talk
+
+if TYPE_CHECKING:
+    from llmserve.store.verification import Verdict
 
 
 @click.command("verify")
@@ -23,21 +27,33 @@ def command(models: tuple[str, ...], repair: bool, as_json: bool) -> int:
     from llmserve.cli.models import known_or_damaged, open_store
     from llmserve.cli.progress import shown_progress
     from llmserve.settings import load_settings
-    from llmserve.store.verification import verify
+    from llmserve.store.verification import verify_each
 
     store = open_store(load_settings())
     names = [known_or_damaged(store, model) for model in models]
     if not models:
         installed, damaged = store.survey()
         names = sorted([*(model.name for model in installed), *(model.name for model in damaged)])
-    verdicts = []
     with shown_progress() as report:
-        for name in names:
-            verdicts.append(verify(store, name, report, repair=repair))
+        verdicts = list(verify_each(store, names, report, repair=repair))
     if as_json:
         print_json([dataclasses.asdict(verdict) for verdict in verdicts])
+    elif verdicts:
+        print_table(
+            [(_state(verdict), verdict.name, bytes_text(verdict.size_bytes), _said(verdict)) for verdict in verdicts]
+        )
     else:
-        for verdict in verdicts:
-            state = "ok" if verdict.problem is None else "repaired" if verdict.repaired else "damaged"
-            print_table([(state, verdict.name, bytes_text(verdict.size_bytes), verdict.problem or "")])
-    return int(any(verdict.problem and not verdict.repaired for verdict in verdicts))
+        talk("no model is installed")
+    left = [verdict for verdict in verdicts if verdict.problem and not verdict.repaired]
+    if left and not repair:
+        talk("`llmserve verify --repair` fetches again what is damaged and has a source")
+    return int(bool(left))
+
+
+def _state(verdict: Verdict) -> str:
+    return "ok" if verdict.problem is None else "repaired" if verdict.repaired else "damaged"
+
+
+def _said(verdict: Verdict) -> str:
+    problem = verdict.problem or ""
+    return f"{problem}; not repaired: {verdict.failure}" if verdict.failure else problem

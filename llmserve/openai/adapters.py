@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from llmserve.errors import AdapterNotFound, InvalidRequest
-from llmserve.types import InstalledModel
+from llmserve.installed import InstalledModel
 
 # What asks for no adapter, which none can be called.
 NO_ADAPTER = "none"

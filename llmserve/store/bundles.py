@@ -88,6 +88,11 @@ class Bundle:
         """Every file once, by its digest."""
         return {file.sha256: file for model in self.models for file in model.everything}
 
+    def called(self, file: BundledFile) -> str:
+        """What to call a file, of which many models may have one of that name."""
+        of = ", ".join(f"`{shown(model.name)}`" for model in self.models if file in model.everything)
+        return f"`{shown(file.name)}` of {of}"
+
 
 def export_models(store: Store, names: tuple[str, ...], target: Path, progress: Report | None = None) -> Bundle:
     """Write installed models into the new file `target`, every byte checked on the way.
@@ -278,16 +283,19 @@ def _receive(archive: tarfile.TarFile, bundle: Bundle, area: Scratch, report: Re
         if file is None or sha256 == member.name or sha256 in received or not member.isreg():
             raise InvalidModel(f"the bundle holds {shown(member.name)}, which its list does not name")
         if member.size != file.size_bytes:
-            raise InvalidModel(f"`{file.name}` has {member.size} bytes in the bundle instead of {file.size_bytes}")
-        received[sha256] = _received(archive, member, file, area)
+            which = bundle.called(file)
+            raise InvalidModel(f"{which} has {member.size} bytes in the bundle instead of {file.size_bytes}")
+        received[sha256] = _received(archive, member, bundle, file, area)
         done += file.size_bytes
         report(PullProgress("verifying", done, total))
-    if missing := [file.name for sha256, file in listed.items() if sha256 not in received]:
-        raise InvalidModel(f"the bundle is incomplete: `{missing[0]}` is missing")
+    if missing := [file for sha256, file in listed.items() if sha256 not in received]:
+        raise InvalidModel(f"the bundle is incomplete: {bundle.called(missing[0])} is missing")
     return received
 
 
-def _received(archive: tarfile.TarFile, member: tarfile.TarInfo, file: BundledFile, area: Scratch) -> Blob:
+def _received(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, bundle: Bundle, file: BundledFile, area: Scratch
+) -> Blob:
     opened = archive.extractfile(member)
     digest = hashlib.sha256()
     path = area.path / file.sha256
@@ -300,7 +308,10 @@ def _received(archive: tarfile.TarFile, member: tarfile.TarInfo, file: BundledFi
         os.fsync(target.fileno())
         identity = identity_of(os.fstat(target.fileno()))
     if digest.hexdigest() != file.sha256 or identity.size_bytes != file.size_bytes:
-        raise InvalidModel(f"`{file.name}` in the bundle is damaged: its SHA-256 is {digest.hexdigest()}")
+        raise InvalidModel(
+            f"{bundle.called(file)} in the bundle is damaged: its SHA-256 is {digest.hexdigest()}",
+            hint="copy the bundle once more from where it was written",
+        )
     return Blob(path, file.sha256, identity)
 
 

@@ -8,14 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
+from llmserve.choices import ModelFormat
 from llmserve.errors import InvalidRequest, SettingsError
 from llmserve.store.blobs import Expected, is_sha256
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.names import HubReference, LogicalName, PypiReference, parse_name
 from llmserve.store.quantizations import canonical_quantization
-from llmserve.types import ModelFormat, ParserNames
+
+if TYPE_CHECKING:
+    from llmserve.types import ParserNames
 
 _PARSER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 TASKS = ("chat", "code", "reasoning", "embed", "rerank")
@@ -186,12 +189,16 @@ def _model(name: str, table: _Table) -> CatalogModel:
 
 
 def _parsers(table: _Table) -> ParserNames | None:
-    stated = ParserNames(table.text_or_none("tool_parser"), table.text_or_none("reasoning_parser"))
-    for key, name in (("tool_parser", stated.tool), ("reasoning_parser", stated.reasoning)):
+    tool, reasoning = table.text_or_none("tool_parser"), table.text_or_none("reasoning_parser")
+    for key, name in (("tool_parser", tool), ("reasoning_parser", reasoning)):
         # It becomes an argument of vLLM's command line.
         if name is not None and not _PARSER.fullmatch(name):
             table.fail(key, "a name of letters, digits, dots, dashes and underscores is needed")
-    return stated if stated != ParserNames() else None
+    if tool is None and reasoning is None:
+        return None
+    from llmserve.types import ParserNames
+
+    return ParserNames(tool, reasoning)
 
 
 def _task(table: _Table) -> str:

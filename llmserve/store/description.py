@@ -66,7 +66,8 @@ def read_description(file: Path) -> Description:
         with file.open("rb") as opened:
             described = tomllib.load(opened)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidRequest(f"cannot read {file}: {error}", param="file") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidRequest(f"cannot read {file}: {reason}", param="file") from error
     reader = _Reader(file, described)
     reader.refuse_unknown()
     base = reader.text("base")

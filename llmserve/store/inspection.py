@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmserve.types import ModelInfo
+if TYPE_CHECKING:
+    from llmserve.types import ModelInfo
 
 
 def inspect_model(path: Path) -> ModelInfo:

@@ -10,9 +10,11 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from llmserve.choices import ModelFormat
 from llmserve.errors import InvalidModel, StartupFailed
+from llmserve.json_text import from_json, to_json
 from llmserve.store.blobs import is_sha256
 from llmserve.store.defaults import ChatDefaults
 from llmserve.store.files import (
@@ -26,7 +28,6 @@ from llmserve.store.files import (
 )
 from llmserve.store.names import Reference, shown
 from llmserve.store.scratch import scratch
-from llmserve.types import ModelFormat, from_json, to_json
 
 # The name of a file that is alone, where one is needed.
 MAIN_FILE = "model.gguf"
@@ -169,20 +170,28 @@ class Manifests:
 
     def read(self, reference: Reference) -> Manifest | None:
         """The manifest of a model, None where it is not installed. Raises `InvalidModel` for a damaged one."""
-        return _load(self._path(reference))
+        return _load(str(self._path(reference)))
 
     def read_all(self) -> tuple[tuple[Manifest, ...], tuple[DamagedModel, ...]]:
         """Every manifest, and what could not be read, each sorted by name."""
         manifests: list[Manifest] = []
         damaged: list[DamagedModel] = []
-        for path in self._root.glob("*/*.json"):
+        for directory in self._directories():
             try:
-                manifest = _load(path)
-            except InvalidModel as error:
-                damaged.append(DamagedModel(_name(path), error.message))
+                paths = _manifests_in(directory)
+            except OSError as error:
+                # Said, and not passed over: what nobody seems to use would be removed.
+                reason = f"is in a directory that cannot be read: {error.strerror}"
+                damaged.append(DamagedModel(f"{directory.rpartition('/')[2]}:*", reason))
                 continue
-            if manifest is not None:
-                manifests.append(manifest)
+            for path in paths:
+                try:
+                    manifest = _load(path)
+                except InvalidModel as error:
+                    damaged.append(DamagedModel(_name(path), error.message))
+                    continue
+                if manifest is not None:
+                    manifests.append(manifest)
         return (
             tuple(sorted(manifests, key=lambda manifest: manifest.name)),
             tuple(sorted(damaged, key=lambda model: model.name)),
@@ -190,7 +199,11 @@ class Manifests:
 
     def names(self) -> frozenset[str]:
         """The names of all manifests, which are not read."""
-        return frozenset(_name(path) for path in self._root.glob("*/*.json"))
+        names: set[str] = set()
+        for directory in self._directories():
+            with suppress(OSError):
+                names.update(map(_name, _manifests_in(directory)))
+        return frozenset(names)
 
     def write(self, reference: Reference, manifest: Manifest, used_at: float | None = None) -> None:
         """Make the model visible under its name. Raises `InsufficientStorage` or `PullFailed`.
@@ -230,19 +243,36 @@ class Manifests:
             fsync_directory(path.parent)
         return True
 
+    def _directories(self) -> list[str]:
+        """Those that hold manifests. Text all the way: a `Path` for each of hundreds is half of what reading takes."""
+        try:
+            with os.scandir(self._root) as entries:
+                return [entry.path for entry in entries if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StartupFailed(f"cannot read the directory {self._root}: {error.strerror}") from error
+
     def _path(self, reference: Reference) -> Path:
         directory, _, rest = str(reference).partition(":")
         return inside(self._root, directory, f"{rest.replace('/', _SLASH)}.json")
 
 
-def _name(path: Path) -> str:
-    return f"{path.parent.name}:{path.stem.replace(_SLASH, '/')}"
+def _manifests_in(directory: str) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.path for entry in entries if entry.name.endswith(".json")]
 
 
-def _load(path: Path) -> Manifest | None:
+def _name(path: str) -> str:
+    """The name that the manifest at this path has to have."""
+    directory, _, file = path.rpartition("/")
+    return f"{directory.rpartition('/')[2]}:{file.removesuffix('.json').replace(_SLASH, '/')}"
+
+
+def _load(path: str) -> Manifest | None:
     name = _name(path)
     try:
-        with path.open("rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # see `_directories`
             too_large = os.fstat(file.fileno()).st_size > _MAX_BYTES
             content = b"" if too_large else file.read()
     except FileNotFoundError:
@@ -276,6 +306,4 @@ def _sha256_of_lines(lines: Iterable[str]) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Whether a file's name stays in the directory it is joined to: relative, and without `.` or `..` in it."""
-    path = PurePosixPath(name)
-    parts = name.split("/")
-    return not path.is_absolute() and "\0" not in name and all(part not in {"", ".", ".."} for part in parts)
+    return "\0" not in name and all(part not in {"", ".", ".."} for part in name.split("/"))

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmserve.types import Engine, HardwareInfo, ModelFormat
+from llmserve.choices import Engine, ModelFormat
 
 if TYPE_CHECKING:
     from llmserve.store.budget import Budget
+    from llmserve.types import HardwareInfo
 
 
 @dataclass(frozen=True, slots=True)

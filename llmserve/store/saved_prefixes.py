@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -28,6 +27,8 @@ class SavedPrefixes:
         """Remove what was kept for a model that none of `others` is another name of; the bytes freed."""
         if any(other.digest == manifest.digest for other in others):
             return 0
+        import shutil
+
         directory = self.directory(manifest)
         freed = self.size_bytes(directory)
         shutil.rmtree(directory, ignore_errors=True)

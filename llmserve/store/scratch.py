@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +33,8 @@ def scratch(root: Path) -> Iterator[Scratch]:
 
     Raises `InsufficientStorage` or `PullFailed` where it cannot be made.
     """
+    import shutil
+
     with storage_errors("make a working directory"):
         area = _create(root)
     try:
@@ -45,6 +45,8 @@ def scratch(root: Path) -> Iterator[Scratch]:
 
 
 def _create(root: Path) -> Scratch:
+    import tempfile
+
     gate = open_lock(root / ".gate")
     try:
         # Between a directory's creation and its lock nobody may take it for a dead one.
@@ -69,6 +71,8 @@ def reclaim(root: Path) -> None:
 
 
 def _reclaim(root: Path) -> None:
+    import shutil  # It loads what reads compressed files, which most commands need not wait for.
+
     for path in root.glob("pull-*"):
         try:
             lock = open_lock(path / _OWNER)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmserve.errors import Conflict, InvalidModel, InvalidRequest, ModelNotFound
+from llmserve.installed import AdapterFile, InstalledModel
 from llmserve.openai.adapters import require_adapter, split_adapter
 from llmserve.store.blobs import Blobs
 from llmserve.store.catalog import Catalog, load_catalog
@@ -21,16 +22,16 @@ from llmserve.store.inspection import inspect_model
 from llmserve.store.locks import Locks
 from llmserve.store.manifests import Companion, DamagedModel, Manifest, Manifests
 from llmserve.store.names import LogicalName, Reference, is_path, parse_name, parse_url, shown
-from llmserve.store.options import PullOptions
 from llmserve.store.progress import PullProgress, Report, ignore_progress
-from llmserve.store.removal import Removal
 from llmserve.store.saved_prefixes import SavedPrefixes
 from llmserve.store.users import processes_using
 from llmserve.store.views import Views
-from llmserve.types import AdapterFile, InstalledModel, ModelInfo
 
 if TYPE_CHECKING:
+    from llmserve.store.options import PullOptions
     from llmserve.store.origins import Wanted
+    from llmserve.store.removal import Removal
+    from llmserve.types import ModelInfo
 
 USER_CATALOG = "models.toml"
 
@@ -51,7 +52,12 @@ class Store:
         self.views = Views(self.home / "views", self.home / "scratch", self.blobs)
         self.manifests = Manifests(self.home / "manifests", self.home / "scratch")
         self.prefixes = SavedPrefixes(self.home / "prefixes")
-        self.removal = Removal(self.blobs, self.views, self.manifests, self.prefixes)
+
+    @cached_property
+    def removal(self) -> Removal:
+        from llmserve.store.removal import Removal
+
+        return Removal(self.blobs, self.views, self.manifests, self.prefixes)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -125,6 +131,7 @@ class Store:
             from llmserve.store.adoption import adopt
 
             return adopt(self, Path(name), progress)
+        from llmserve.store.options import PullOptions
         from llmserve.store.origins import fetched
         from llmserve.store.registration import register
 
@@ -149,8 +156,10 @@ class Store:
         reference = self.reference(name)
         found = wanted(self.catalog, name, reference, options, self._is_here)
         if found is None:
-            self.find(name)  # raises: a local file that changed says so, everything else is not found
-            raise self.not_found(name, reference)
+            if self.manifests.read(reference) is not None:
+                self.find(name)  # raises: a local file changed
+            hint = self.not_found(name, reference).hint
+            raise ModelNotFound(f"the catalog has no model `{shown(name)}`", param="model", hint=hint)
         return found
 
     def remove(self, name: str) -> int:
@@ -235,7 +244,7 @@ class Store:
             known = {manifest.name for manifest in manifests} | set(self.catalog.names())
             close = difflib.get_close_matches(name, sorted(known), n=3)
             did_you_mean = f"did you mean {' or '.join(f'`{match}`' for match in close)}? " if close else ""
-            hint = f"{did_you_mean}`llmserve list` shows the models that are here"
+            hint = f"{did_you_mean}`llmserve list` shows the models that are here, with `--catalog` those to be pulled"
         return ModelNotFound(f"there is no model `{shown(name)}` here", param="model", hint=hint)
 
     def require_free(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from llmserve.errors import PullFailed
 from llmserve.store.files import storage_errors
+from llmserve.store.stop import Stop
 
 if TYPE_CHECKING:
     import httpx2
@@ -46,23 +47,24 @@ class Throttle:
         self._lock = threading.Lock()
         self._free_at = 0.0
 
-    def spend(self, count: int) -> None:
-        """Wait until `count` more bytes are within the limit."""
+    def spend(self, count: int, stop: Stop) -> None:
+        """Wait until `count` more bytes are within the limit. Raises `Stopped`."""
         if self._rate is None:
             return
         with self._lock:
             now = time.monotonic()
             self._free_at = max(now, self._free_at) + count / self._rate
             wait_seconds = self._free_at - now
-        time.sleep(wait_seconds)
+        stop.wait(wait_seconds)
 
 
 class Transfer:
     """One file on its way into the file `partial`, which keeps what came when the transfer ends early.
 
     `check` raises for a response with an error status; `tell` is called with the bytes that are here, and stops the
-    transfer by raising. Whatever goes wrong, `partial` never holds more than was received; whether it is right is for
-    the caller to see from its digest.
+    transfer by raising. So does `stop`, in whatever the transfer waits for but a connection and the head of an answer.
+    Whatever goes wrong, `partial` never holds more than was received; whether it is right is for the caller to see from
+    its digest.
     """
 
     def __init__(
@@ -72,12 +74,14 @@ class Transfer:
         check: Callable[[httpx2.Response], object],
         tell: Callable[[int], None],
         throttle: Throttle,
+        stop: Stop | None = None,
     ) -> None:
         self._client = client
         self._remote = remote
         self._check = check
         self._tell = tell
         self._throttle = throttle
+        self._stop = stop or Stop()
         self._etag: str | None = None
         self._began_anew = False
 
@@ -88,6 +92,7 @@ class Transfer:
         with _opened(partial) as file:
             attempts = 0
             while (done := self._usable(file)) < self._remote.size_bytes:
+                self._stop.check()
                 problem: Exception | None = None
                 refused: httpx2.Response | None = None
                 try:
@@ -100,7 +105,7 @@ class Transfer:
                         self._check(refused)
                     raise problem or PullFailed(f"the server stops before the end of `{self._remote.name}`")
                 if attempts:
-                    time.sleep(min(2.0**attempts, _LONGEST_PAUSE_SECONDS))
+                    self._stop.wait(min(2.0**attempts, _LONGEST_PAUSE_SECONDS))
             self._tell(self._remote.size_bytes)
             with storage_errors(_ACTION):
                 file.flush()
@@ -126,17 +131,22 @@ class Transfer:
                 return None
             if not self._continues(response, done):
                 done = file.truncate(file.seek(0))
-            # As they come from the network: what waits for more to come would be lost with the connection.
-            for chunk in response.iter_bytes():
-                done += len(chunk)
-                if done > self._remote.size_bytes:
-                    file.truncate(file.seek(0))
-                    raise PullFailed(f"the server sends more than `{self._remote.name}` has; nothing was kept")
-                self._throttle.spend(len(chunk))
-                with storage_errors(_ACTION):
-                    _write(file, chunk)
-                self._tell(done)
+            with self._stop.ending(response):
+                self._take(response, file, done)
         return None
+
+    def _take(self, response: httpx2.Response, file: io.FileIO, done: int) -> None:
+        """Write what the response brings behind the `done` bytes that are here."""
+        # As they come from the network: what waits for more to come would be lost with the connection.
+        for chunk in response.iter_bytes():
+            done += len(chunk)
+            if done > self._remote.size_bytes:
+                file.truncate(file.seek(0))
+                raise PullFailed(f"the server sends more than `{self._remote.name}` has; nothing was kept")
+            self._throttle.spend(len(chunk), self._stop)
+            with storage_errors(_ACTION):
+                _write(file, chunk)
+            self._tell(done)
 
     def _refused(self, response: httpx2.Response, file: io.FileIO) -> httpx2.Response:
         """A refusal that may pass; raises for one that will not."""
@@ -151,7 +161,7 @@ class Transfer:
         if asked.isdecimal():
             if int(asked) > _LONGEST_PAUSE_SECONDS:
                 self._check(response)
-            time.sleep(min(int(asked), _LONGEST_PAUSE_SECONDS))
+            self._stop.wait(min(int(asked), _LONGEST_PAUSE_SECONDS))
         return response
 
     def _is_another_file(self, response: httpx2.Response) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from llmserve.errors import Conflict, InvalidModel
+from llmserve.errors import Conflict, InvalidModel, LlmserveError
 from llmserve.store.blobs import Expected
 from llmserve.store.files import FileIdentity, sha256_of
 from llmserve.store.manifests import Companion, Manifest
@@ -18,12 +19,39 @@ from llmserve.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found of a model: `problem` in a sentence, None if every byte is right; `repaired` that it now is."""
+    """What was found of a model: `problem` in a sentence, None if every byte is right; `repaired` that it now is.
+
+    `failure` is why it could not be repaired, where that was tried.
+    """
 
     name: str
     size_bytes: int
     problem: str | None
     repaired: bool = False
+    failure: str | None = None
+
+
+def verify_each(store: Store, names: Iterable[str], report: Report, *, repair: bool) -> Iterator[Verdict]:
+    """As `verify`, one after the other: what becomes of one model changes nothing for the next.
+
+    Raises `ModelNotFound`.
+    """
+    for name in names:
+        try:
+            verdict = verify(store, name, report)
+            if verdict.problem is not None and repair:
+                verdict = _tried(store, verdict, report)
+        except InvalidModel as error:
+            verdict = Verdict(name, 0, error.explained)
+        yield verdict
+
+
+def _tried(store: Store, damaged: Verdict, report: Report) -> Verdict:
+    """The verdict of a model that was found damaged, after an attempt to repair it."""
+    try:
+        return verify(store, damaged.name, report, repair=True)
+    except LlmserveError as error:
+        return replace(damaged, failure=error.explained)
 
 
 def verify(store: Store, name: str, progress: Report | None = None, *, repair: bool = False) -> Verdict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,6 +41,8 @@ class Views:
                 fsync_directory(self.root)
 
     def remove(self, manifest: Manifest) -> None:
+        import shutil
+
         shutil.rmtree(inside(self.root, manifest.files_digest), ignore_errors=True)
 
     def remove_unless_used(self, manifest: Manifest, others: Iterable[Manifest]) -> None:

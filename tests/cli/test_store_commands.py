@@ -103,7 +103,15 @@ def test_list_warns_of_damaged_models(invoke: Invoke, store: FakeStore) -> None:
     store.problems = {"gone:1b": "is no longer on the disk"}
     result = invoke("list")
     assert "gone:1b" not in result.out
-    assert result.err == "warning: `gone:1b` is no longer on the disk\n"
+    warning, hint = result.err.splitlines()
+    assert warning == "warning: `gone:1b` is no longer on the disk"
+    assert "llmserve verify --repair" in hint
+
+
+def test_a_store_of_damaged_models_is_not_called_empty(invoke: Invoke, store: FakeStore) -> None:
+    store.models.clear()
+    store.problems = {"gone:1b": "is no longer on the disk"}
+    assert "no model is installed" not in invoke("list").err
 
 
 # --- show ---

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmserve.store.stop import Stop
 from llmserve.store.store import Store
 from tests.fake_hub import FakeHub
 from tests.store.maker import Maker
@@ -86,9 +87,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.file_download, "time", no_wait)
         monkeypatch.setattr(huggingface_hub.utils._http, "time", no_wait)
-        monkeypatch.setattr(
-            "llmserve.store.transfer.time", types.SimpleNamespace(sleep=lambda _: None, monotonic=lambda: 0.0)
-        )
+        monkeypatch.setattr("llmserve.store.transfer.time", types.SimpleNamespace(monotonic=lambda: 0.0))
+        monkeypatch.setattr(Stop, "wait", lambda *_: None)
         for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(variable, raising=False)
         yield hub

@@ -497,9 +497,10 @@ class TestParts:
             set_key("general.alignment", 13),
         ],
     )
-    def test_same_checks_for_adapters(self, spoil: Spoil, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("kind", ["adapter", "mmproj"])
+    def test_same_checks_for_adapters_and_encoders(self, spoil: Spoil, kind: str, tmp_path: Path) -> None:
         raw = sound_model()
-        raw.metadata["general.type"] = "adapter"
+        raw.metadata["general.type"] = kind
         spoil(raw)
         assert "invalid GGUF file" in refusal_of(raw.build(), tmp_path, read_header)
 

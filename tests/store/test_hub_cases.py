@@ -13,6 +13,7 @@ import pytest
 from llmserve.errors import InsufficientStorage, InvalidModel, InvalidRequest, LlmserveError, ModelNotFound, PullFailed
 from llmserve.store import transfer
 from llmserve.store.catalog import Catalog
+from llmserve.store.stop import Stop
 from llmserve.store.store import Store
 from tests.fake_hub import Answer, FakeHub
 from tests.store.conftest import visible_files
@@ -161,7 +162,7 @@ class TestNetwork:
         self, store: Store, model_hub: FakeHub, status: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slept: list[float] = []
-        monkeypatch.setattr("llmserve.store.transfer.time.sleep", slept.append)
+        monkeypatch.setattr(Stop, "wait", lambda _, seconds: slept.append(seconds))
         model_hub.answers = [Answer(status, {"Retry-After": "7"}), Answer(status, {"Retry-After": "soon"})]
         store.pull(NAME)
         assert slept[0] == 7
@@ -171,7 +172,7 @@ class TestNetwork:
         self, store: Store, model_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slept: list[float] = []
-        monkeypatch.setattr("llmserve.store.transfer.time.sleep", slept.append)
+        monkeypatch.setattr(Stop, "wait", lambda _, seconds: slept.append(seconds))
         model_hub.resolve_answer = Answer(429, {"Retry-After": "7200"})
         with pytest.raises(PullFailed) as refused:
             store.pull(NAME)

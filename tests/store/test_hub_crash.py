@@ -6,11 +6,13 @@ import hashlib
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from llmserve.errors import InvalidModel
+from llmserve.store import transfer
 from llmserve.store.catalog import Catalog
 from llmserve.store.progress import PullProgress
 from llmserve.store.store import Store
@@ -179,6 +181,26 @@ def test_an_asker_that_leaves_stops_the_download_and_keeps_what_came(
     assert store.list() == ()
     (partial,) = cache.glob("models--*/blobs/*.incomplete")
     assert partial.stat().st_size >= len(tiny_bytes) // 2
+    assert store.pull(NAME) == store.find(NAME)
+
+
+def test_who_leaves_does_not_wait_for_a_server_that_says_nothing(
+    store: Store, model_hub: FakeHub, cache: Path, tiny_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_TIMEOUT_SECONDS", 60.0)
+    model_hub.hold_after = len(tiny_bytes) // 2
+
+    def leave(progress: PullProgress) -> None:
+        if progress.stage == "downloading" and progress.completed:
+            raise KeyboardInterrupt
+
+    try:
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            store.pull(NAME, leave)
+        assert time.monotonic() - began < 30
+    finally:
+        model_hub.go_on.set()
     assert store.pull(NAME) == store.find(NAME)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,12 +15,14 @@ from llmserve.store.adoption import adopt
 from llmserve.store.catalog import Catalog
 from llmserve.store.copies import copy, create
 from llmserve.store.defaults import ChatDefaults
+from llmserve.store.progress import ignore_progress
 from llmserve.store.store import Store
 from llmserve.store.usage import prune, usage
-from llmserve.store.verification import verify
+from llmserve.store.verification import verify, verify_each
 from tests.fake_hub import FakeHub
 from tests.store.conftest import leftovers, visible_files
 from tests.store.tiny_safetensors import files
+from tests.tiny_gguf import write_tiny_model
 
 HUB_NAME = "hf:owner/model-GGUF"
 
@@ -81,6 +84,25 @@ def test_repair_of_a_hub_model_keeps_its_commit(hub_store: Store, hub: FakeHub, 
     repaired = hub_store.find(HUB_NAME)
     assert repaired.source == pulled.source
     assert Path(repaired.path).read_bytes() == tiny_bytes
+
+
+def test_a_model_that_cannot_be_repaired_does_not_keep_others_from_it(
+    hub_store: Store, hub: FakeHub, private_home: Path, tmp_path: Path
+) -> None:
+    hub.commit("owner/gated", {"other.gguf": write_tiny_model(tmp_path / "other.gguf", seed=3).read_bytes()})
+    names = [hub_store.pull(name).name for name in ("hf:owner/gated", HUB_NAME)]
+    for name in names:
+        flip_silently(Path(hub_store.find(name).path).resolve())
+    unreadable = private_home / "manifests" / "broken" / "1b.json"
+    unreadable.parent.mkdir()
+    unreadable.write_text("{")
+    hub.gated = {"owner/gated": "hf_granted"}
+    gated, broken, repaired = verify_each(hub_store, [names[0], "broken:1b", names[1]], ignore_progress, repair=True)
+    assert (gated.repaired, gated.problem) == (False, "has another SHA-256 than when it was installed")
+    assert "gated" in (gated.failure or "")
+    assert "damaged" in (broken.problem or "")
+    assert repaired.repaired
+    assert hub_store.find(HUB_NAME)
 
 
 def test_a_touched_file_is_served_again_after_a_look(store: Store, downloads: list[str]) -> None:
@@ -272,6 +294,23 @@ def test_prune_keeps_every_blob_while_a_manifest_cannot_be_read(
     (private_home / "manifests" / "tiny" / "1m.json").write_bytes(b"{")
     assert prune(store) == ()
     assert len(list((private_home / "blobs").iterdir())) == 1
+
+
+def test_prune_keeps_every_blob_while_a_directory_of_manifests_cannot_be_read(
+    store: Store, downloads: list[str], private_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled = store.pull("tiny")
+    real = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("manifests/tiny"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert [(model.name, "cannot be read" in model.reason) for model in store.damaged()] == [("tiny:*", True)]
+    assert prune(store) == ()
+    assert Path(pulled.path).exists()
 
 
 def test_an_empty_store_has_nothing_to_prune(store: Store, private_home: Path) -> None:

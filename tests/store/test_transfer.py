@@ -12,6 +12,7 @@ from llmserve.errors import InsufficientStorage, LlmserveError, ModelNotFound, P
 from llmserve.store import transfer
 from llmserve.store.options import PullOptions
 from llmserve.store.sources import url as url_source
+from llmserve.store.stop import Stop, Stopped
 from llmserve.store.store import Store
 from llmserve.store.transfer import Remote, Throttle, Transfer
 from tests.store.conftest import visible_files
@@ -37,6 +38,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(transfer, "time", clock)
+    monkeypatch.setattr(Stop, "wait", lambda _, seconds: clock.sleep(seconds))
     return clock
 
 
@@ -275,3 +277,16 @@ def test_offline_asks_nobody(store: Store, answers: list[Handler]) -> None:
     answers.append(nobody)
     with pytest.raises(PullFailed, match="offline"):
         store.pull(f"https://example.com/tiny.gguf#sha256={'0' * 64}", None, PullOptions(offline=True))
+
+
+def test_a_stop_ends_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = Stop()
+
+    def busy(_: httpx2.Request) -> httpx2.Response:
+        stop.set()
+        return httpx2.Response(503, headers={"Retry-After": "30"})
+
+    monkeypatch.undo()
+    with httpx2.Client(transport=httpx2.MockTransport(busy)) as client, pytest.raises(Stopped):
+        remote = Remote("https://hub.test/file", {}, "file", len(CONTENT))
+        Transfer(client, remote, lambda _: None, lambda _: None, Throttle(), stop).run(tmp_path / "partial")

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import stat
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -25,11 +26,13 @@ from llmserve.api.app import build_app
 from llmserve.api.gateway import Gateway
 from llmserve.api.openapi import QUERIES
 from llmserve.cli.main import COMMANDS, LazyGroup, llmserve, main
-from llmserve.errors import LlmserveError
+from llmserve.errors import InvalidModel, LlmserveError
 from llmserve.fleet.fleet import Fleet
 from llmserve.settings import Settings
 from llmserve.store.adoption import adopt
 from llmserve.store.catalog import Catalog
+from llmserve.store.files import sha256_of
+from llmserve.store.progress import ignore_progress
 from llmserve.store.store import Store
 from tests.fake_hub import FakeHub
 from tests.tiny_gguf import write_tiny_model
@@ -103,6 +106,8 @@ NAMES = (
     " ",
     "-",
     "--",
+    "-rf",
+    "-o/etc/passwd",
 )
 
 
@@ -388,8 +393,19 @@ def anonymous(answer: str, name: str) -> str:
     return re.sub(r"req[-_][0-9a-f]+", "ID", answer).replace(name, "X")
 
 
-async def test_whether_a_file_exists_is_not_told(gateway: Gateway, outside: Path) -> None:
-    """P3: an existing file outside and a missing one answer alike."""
+async def test_whether_a_file_exists_is_not_told(
+    gateway: Gateway, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P3: an existing file outside and a missing one answer alike, and after the same time: nobody looks for either."""
+    looked: list[str] = []
+    for function in ("stat", "lstat", "access", "readlink", "open", "scandir", "listdir"):
+        real = getattr(os, function)
+
+        def noting(path: Any, *arguments: Any, real: Any = real, **options: Any) -> Any:
+            looked.append(str(path))
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, function, noting)
     transport = httpx2.ASGITransport(app=build_app(gateway))
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:11435") as client:
         for existing, missing in (
@@ -402,6 +418,9 @@ async def test_whether_a_file_exists_is_not_told(gateway: Gateway, outside: Path
                 two = await client.request(method, other_target, json=other_body)
                 assert one.status_code == two.status_code
                 assert anonymous(one.text, existing.name) == anonymous(two.text, missing.name)
+    assert [path for path in looked if path.startswith((str(outside), str(outside.with_name("none"))))] == []
+    os.stat(outside)  # noqa: PTH116  # what would have been noted
+    assert looked[-1] == str(outside)
 
 
 # --- files given by their path: P4 and P5 ---
@@ -436,6 +455,40 @@ def test_what_is_no_regular_file_is_never_read(
             assert "error: " in said.err
             assert "Traceback" not in said.err
     assert [path.name for path in (private_home / "manifests").rglob("*.json")] == ["local.json"]
+
+
+RACER = """
+import itertools, os, sys
+path, regular, link = sys.argv[1:]
+for number in itertools.count():
+    os.link(regular, link) if number % 2 else os.symlink("secret", link)
+    os.replace(link, path)
+    if number == 0:
+        print(flush=True)
+"""
+
+
+def test_a_file_that_is_swapped_for_a_link_is_never_followed(outside: Path, tmp_path: Path) -> None:
+    """P5: somebody puts a link in the file's place and takes it away again, as fast as a process can."""
+    path, regular, link = (tmp_path / name for name in ("raced.gguf", "regular", "link"))
+    regular.write_bytes(b"GGUF of the user's own")
+    right = hashlib.sha256(regular.read_bytes()).hexdigest()
+    seen: dict[str, int] = {"read": 0, "refused": 0}
+    argv = [sys.executable, "-c", RACER, str(path), str(regular), str(link)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=outside) as racer:
+        try:
+            assert racer.stdout is not None
+            racer.stdout.readline()
+            while sum(seen.values()) < 10_000 or 0 in seen.values():
+                try:
+                    sha256, identity = sha256_of(path, ignore_progress)
+                except InvalidModel:
+                    seen["refused"] += 1
+                    continue
+                seen["read"] += 1
+                assert (sha256, identity.inode) == (right, regular.stat().st_ino)
+        finally:
+            racer.kill()
 
 
 @pytest.mark.parametrize("part", ["blobs", "manifests", "scratch", "partial", "locks"])

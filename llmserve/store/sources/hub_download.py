@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import Counter
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -17,6 +16,7 @@ from llmserve.store.files import FileIdentity, free_bytes, require_space, sha256
 from llmserve.store.progress import PullProgress, Report, Stage
 from llmserve.store.sources.artifact import ArtifactFile
 from llmserve.store.sources.hub_cache import HubCache
+from llmserve.store.stop import Stop
 from llmserve.store.transfer import Remote, Throttle, Transfer
 
 _CONNECTIONS = 4
@@ -38,10 +38,6 @@ class HubFile:
         return is_sha256(self.etag)
 
 
-class Stopped(Exception):
-    """The pull ended meanwhile: another file failed, or its caller left."""
-
-
 class Download:
     """The download of `files`, all of one commit. Use it once. `fetched` tells afterwards whether anything came."""
 
@@ -61,7 +57,7 @@ class Download:
         self._files = files
         self._report = report
         self._throttle = Throttle(bytes_per_second)
-        self._stop = threading.Event()
+        self._stop = Stop()
         self._done: dict[Stage, Counter[str]] = {"downloading": Counter(), "verifying": Counter()}
 
     def run(self) -> tuple[ArtifactFile, ...]:
@@ -111,8 +107,7 @@ class Download:
                     self._report(PullProgress(stage, done, total))
 
     def _tell(self, stage: Stage, file: HubFile, done: int) -> None:
-        if self._stop.is_set():
-            raise Stopped
+        self._stop.check()
         self._done[stage][file.name] = done
 
     # --- one file, in a thread of its own ---
@@ -189,6 +184,7 @@ class Download:
             hf_raise_for_status,
             lambda done: self._tell("downloading", file, done),
             self._throttle,
+            self._stop,
         ).run(partial)
 
     def _needs_client(self, file: HubFile) -> bool:

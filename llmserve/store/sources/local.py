@@ -21,8 +21,11 @@ def locate(path: Path) -> Path:
     try:
         expanded = path.expanduser()
         is_directory = expanded.is_dir() and (expanded / CONFIG).exists()
+        is_nothing = not expanded.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise InvalidModel("the path is not valid") from error
+    if is_nothing:
+        raise InvalidModel(f"there is no file or directory {path}", hint=_hint(path))
     if not is_directory and not path.name.lower().endswith(".gguf"):
         raise InvalidModel(
             f"{path} is not a .gguf file, and no directory with the {CONFIG} and .safetensors files of a model"
@@ -41,6 +44,15 @@ def locate(path: Path) -> Path:
     except ValueError as error:
         raise InvalidModel("the path is not valid UTF-8 text") from error
     return resolved
+
+
+def _hint(path: Path) -> str | None:
+    """What may have been meant by a path to nothing: a file of a repository, as the Hub's pages write it."""
+    owner, repository, *rest = (*path.parts, "", "")
+    file = "/".join(part for part in rest if part)
+    if path.is_absolute() or owner in {"..", "~"} or not file:
+        return None
+    return f"a file of a repository on the Hub is written `{owner}/{repository}:{file}`"
 
 
 def fetch(path: Path, report: Report) -> Artifact:
