@@ -78,6 +78,13 @@ def _of_structured_outputs(asked: StructuredOutputs) -> Grammar:
     return Grammar("choice", json.dumps(asked.choice), "structured_outputs.choice")
 
 
+def check_enforceable(schema: Grammar) -> None:
+    """Raise the refusal of a JSON schema of which llguidance would follow a keyword too loosely."""
+    problem = unenforceable(json.loads(schema.text))
+    if problem is not None:
+        raise refusal(schema, problem)
+
+
 def limits() -> Any:
     """llguidance's limits, for every matcher of this program."""
     import llguidance
