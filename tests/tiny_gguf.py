@@ -82,7 +82,7 @@ def write_tiny_model(
         writer.add_pooling_type(pooling)
     if temperature is not None:
         writer.add_sampling_temp(temperature)
-    _add_vocabulary(writer, chat_template)
+    add_vocabulary(writer, chat_template)
     _add_tensors(writer, np.random.default_rng(seed), layers, experts)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -91,7 +91,7 @@ def write_tiny_model(
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, chat_template: str | None) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, chat_template: str | None) -> None:
     tokens = vocabulary()
     ordinary = len(tokens) - len(CONTROL_TOKENS)
     types = [gguf.TokenType.NORMAL] * ordinary + [gguf.TokenType.CONTROL] * len(CONTROL_TOKENS)

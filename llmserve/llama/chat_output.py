@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from llmserve.llama.choice_output import ChoiceOutput
-from llmserve.llama.grammar import Grammar
+from llmserve.llama.grammar import Grammar, check_enforceable
 from llmserve.llama.output.formats import HARMONY, OutputFormat
 from llmserve.llama.output.generic_tools import with_tools_prompt
 from llmserve.llama.output.reasoning import ThinkingBudget
@@ -81,12 +81,14 @@ class ChatOutput:
         """What the answer has to follow: the first of these that can be compiled; empty where it is free.
 
         Schemas of tools that are not strict are a help where they can be enforced and no reason to refuse a request
-        where they cannot.
+        where they cannot. Raises `InvalidRequest` for a schema of which a keyword would be followed too loosely.
         """
         asked = Grammar.of_request(self._request.response_format, self._request.structured_outputs)
         demand = self._demand(asked)
         if demand is None:
             return [asked] if asked is not None else []
+        for schema in self.promised:
+            check_enforceable(schema)
         demands = [demand]
         if not all(tool.strict for tool in demand.tools):
             demands.append(demand.loosened())
@@ -94,6 +96,18 @@ class ChatOutput:
             Grammar("grammar", tool_grammar(self._format, demand, self._model.special_tokens), "tools")
             for demand in demands
         ]
+
+    @property
+    def promised(self) -> list[Grammar]:
+        """The schemas that have to be enforced where the answer may call: each alone, to tell which cannot be."""
+        used = {tool.function.name for tool in self._request.demanded_tools or self._offered}
+        promised = [
+            Grammar.of_schema(tool.function.parameters, f"tools[{number}].function.parameters")
+            for number, tool in enumerate(self._request.tools)
+            if tool.function.strict and tool.function.parameters is not None and tool.function.name in used
+        ]
+        answer = Grammar.of_request(self._request.response_format, None)
+        return promised if answer is None or self._request.demanded_tools else [*promised, answer]
 
     @cached_property
     def shown(self) -> dict[int, bytes]:

@@ -36,6 +36,13 @@ def shape(messages: Sequence[Mapping[str, Any]], template: TemplateCapabilities)
     return shaped
 
 
+def with_system_text(messages: Sequence[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
+    """`messages` (OpenAI's shape) with `text` in the system message, behind its own text if there is one."""
+    if messages and messages[0]["role"] == "system":
+        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
 def _name_results(messages: list[Message]) -> None:
     """Give every result the name of the function it comes from, which some templates print."""
     names: dict[str, str] = {}

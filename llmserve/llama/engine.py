@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from llmserve.llama.logprobs import ScoredRows, TokenScore, prompt_scores
 from llmserve.llama.scheduler import Scheduler
 from llmserve.llama.sequence import Sequence as TokenSequence
 from llmserve.llama.step_thread import StepThread
+
+_log = logging.getLogger(__name__)
 
 # Text is handed to the event loop at most this often, except for first tokens and ends, which leave at once. On a small
 # machine every event costs the compute threads their caches, and nobody reads faster than twenty updates a second.
@@ -254,6 +257,11 @@ class Engine(StepThread[Job]):
                     break
         except LlmserveError as error:
             self._fail(job, error)
+            return
+        except (ArithmeticError, LookupError, ValueError):
+            # A mistake in how one answer's tokens are chosen must not end all the others.
+            _log.exception("a token could not be chosen")
+            self._fail(job, EngineFailed("the next token could not be chosen"))
             return
         self.counters.drafted_tokens += len(chunk.draft)
         self.counters.accepted_tokens += written - 1

@@ -96,9 +96,9 @@ def without_top_choices(weights: Weights, threshold: float) -> Places:
     """All but the tokens above the least likely one of those whose probability reaches `threshold`.
 
     XTC, "exclude top choices": https://github.com/oobabooga/text-generation-webui/pull/6335. With fewer than two such
-    tokens everything stays.
+    tokens everything stays. A threshold that is next to nothing reaches no token that is ruled out.
     """
-    top = np.flatnonzero(weights >= threshold * weights.sum(dtype=np.float64))
+    top = np.flatnonzero((weights >= threshold * weights.sum(dtype=np.float64)) & (weights > 0))
     if len(top) < 2:
         return np.arange(len(weights))
     staying = top[np.argmin(weights[top])]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmserve.errors import InvalidRequest
+from llmserve.llama.ascii_classes import ascii_classes
 from llmserve.llama.schema_gaps import strengthened, subschemas, unenforceable
 from llmserve.openai.response_format import ResponseFormat
 from llmserve.openai.structured_outputs import StructuredOutputs
@@ -77,6 +78,13 @@ def _of_structured_outputs(asked: StructuredOutputs) -> Grammar:
     return Grammar("choice", json.dumps(asked.choice), "structured_outputs.choice")
 
 
+def check_enforceable(schema: Grammar) -> None:
+    """Raise the refusal of a JSON schema of which llguidance would follow a keyword too loosely."""
+    problem = unenforceable(json.loads(schema.text))
+    if problem is not None:
+        raise refusal(schema, problem)
+
+
 def limits() -> Any:
     """llguidance's limits, for every matcher of this program."""
     import llguidance
@@ -95,7 +103,12 @@ def to_llguidance(kind: GrammarKind, text: str) -> str:
             raise ValueError(problem)
         options: Any = _SCHEMA_OPTIONS
         return llguidance.LLMatcher.grammar_from_json_schema(strengthened(schema), overrides=options)
-    if kind == "grammar" and "::=" in text:
+    if kind == "regex":
+        return llguidance.LLMatcher.grammar_from_regex(ascii_classes(text))
+    if kind == "grammar":
+        if "::=" not in text:
+            # Every rule of GBNF has it. The converter's own guess takes `?start: ...` for GBNF, too.
+            return llguidance.LLMatcher.grammar_from_lark(text)
         text = _plain_escapes(text)
     return llguidance.grammar_from(kind, text)
 

@@ -245,10 +245,12 @@ class KvCache(ABC):
 
 
 class UnifiedCache(KvCache):
-    """One pool of cells. Raises ValueError unless there are more slots than sequences that may run."""
+    """One pool of cells. Raises ValueError unless there are more slots than sequences that may run, or as many where
+    their memory cannot be cut: finished sequences are then gone on from in their own slot or not at all.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        if limits.slots <= limits.parallel:
+        if limits.slots < limits.parallel + limits.cuttable:
             raise ValueError("finished sequences need slots of their own")
         super().__init__(limits)
 

@@ -131,9 +131,8 @@ class Loader:
         self._for_templates.start()
         self._for_grammars.start()
         plan = self._plan
-        slots = _first_slots(plan)
-        runner = Runner(self._path, plan, slots, self._report, self._adapters.sets)
-        vocabulary = runner.vocabulary
+        runner = Runner(self._path, plan, _first_slots(plan), self._report, self._adapters.sets)
+        slots, vocabulary = runner.slots, runner.vocabulary
         limits = _limits(plan, slots, runner.cells, cuttable=runner.cuttable)
         cache = SplitCache(limits) if plan.kv_layout == "split" else UnifiedCache(limits)
         scheduler = Scheduler(cache, StepBudget(plan.batch))
@@ -250,7 +249,7 @@ def _first_slots(plan: EnginePlan) -> int:
 def _limits(plan: EnginePlan, slots: int, cells: int, *, cuttable: bool) -> Limits:
     """The bookkeeping that fits a context with so many slots and cells."""
     return Limits(
-        parallel=slots if plan.kv_layout == "split" else min(plan.parallel, slots - 1),
+        parallel=slots if plan.kv_layout == "split" or not cuttable else min(plan.parallel, slots - 1),
         slots=slots,
         cells=cells,
         idle_cells=cells if plan.gpu_layers else min(cells, _IDLE_CELLS_CPU),

@@ -56,6 +56,9 @@ class NativeContext:
         parameters.n_outputs_max = self._most_outputs
         parameters.type_k = parameters.type_v = _KV_TYPES[plan.kv_type]
         parameters.kv_unified = plan.kv_layout == "unified"
+        # Layers with a sliding window keep what they look at, as the plan counts them. The library's default is all
+        # tokens, several times as much.
+        parameters.swa_full = False
         if not parameters.kv_unified:
             parameters.n_ctx = plan.kv_cells // plan.parallel * self.slots
         return parameters

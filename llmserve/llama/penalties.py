@@ -10,6 +10,8 @@ import numpy.typing as npt
 from llmserve.llama.sampling_parameters import SamplingParameters
 
 _FIRST_CAPACITY = 256
+# A penalty of next to nothing divides by it; a finite logit must stay one, also divided by the least temperature.
+_LARGEST = 1e30
 
 
 class Penalties:
@@ -61,7 +63,9 @@ class Penalties:
         ids, written = self._ids[:used], self._written[:used]
         values = logits[ids]
         if self._repetition != 1:
-            weakened = np.where(values > 0, values / self._repetition, values * self._repetition)
+            with np.errstate(over="ignore"):
+                weakened = np.where(values > 0, values / self._repetition, values * self._repetition)
+            np.clip(weakened, -_LARGEST, _LARGEST, out=weakened)
             values = np.where(self._occurred[:used] > 0, weakened, values)
         logits[ids] = values - (written * self._frequency + (written > 0) * self._presence)
 

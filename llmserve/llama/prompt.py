@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from llmserve.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from llmserve.llama.control_guard import ControlGuard, Marks
 from llmserve.llama.conversation import shape
+from llmserve.llama.generic_documents import with_documents_prompt
 from llmserve.llama.template_capabilities import TemplateCapabilities
 from llmserve.llama.templates import Templates
 
@@ -44,7 +45,8 @@ class Chat:
 
     `messages` and `tools` are as OpenAI has them, content as plain text; of both every string is the user's.
     `arguments` are further variables of the template. `continue_final_message` ends the prompt inside the last
-    message, which must be an assistant's with text; it replaces `add_generation_prompt`.
+    message, which must be an assistant's with text; it replaces `add_generation_prompt`. `documents` that the template
+    does not show are told in the system message.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -95,9 +97,13 @@ class PromptBuilder:
 
     def _chat(self, chat: Chat, most_characters: int) -> ChatPrompt:
         name = self._templates.choose(tools=bool(chat.tools), documents=bool(chat.documents))
-        messages = shape(chat.messages, self._templates.capabilities(name))
+        capabilities = self._templates.capabilities(name)
+        stated, documents = chat.messages, chat.documents
+        if documents and not capabilities.documents:
+            stated, documents = with_documents_prompt(stated, documents), ()
+        messages = shape(stated, capabilities)
         tools = _json(chat.tools) if chat.tools else ""
-        marks = Marks.unused_in(tools, _json([messages, chat.documents, chat.arguments]))
+        marks = Marks.unused_in(tools, _json([messages, documents, chat.arguments]))
         marked = [self._guard.mark_all(message, marks) for message in messages]
         if chat.continue_final_message:
             _mark_end(marked, marks.end)
@@ -105,7 +111,7 @@ class PromptBuilder:
             **self._guard.mark_all(chat.arguments, marks),
             "messages": marked,
             "tools": self._marked_tools(tools, marks) if tools else None,
-            "documents": self._guard.mark_all(chat.documents, marks) or None,
+            "documents": self._guard.mark_all(documents, marks) or None,
             "add_generation_prompt": chat.add_generation_prompt and not chat.continue_final_message,
         }
         text = marks.restored(self._templates.render(name, variables, most_characters))

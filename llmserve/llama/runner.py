@@ -31,6 +31,9 @@ from llmserve.types import EnginePlan
 class Runner:
     """One loaded model with a cache of `slots` sequences, which may be replaced by a larger one.
 
+    Where a sequence's memory cannot be cut, nothing of it can be shared, and each takes its own whether it runs or not:
+    then there are no more than the plan's `parallel`.
+
     Everything but `open_context` and what reads the model belongs to one thread. `progress` is called with 0..1 while
     weights are read. A batch is computed with one of the sets of `adapters`, whose number it gives; all of them are
     loaded. Raises `InvalidModel` if llama.cpp refuses a file or the context.
@@ -63,11 +66,15 @@ class Runner:
         self._threads = plan.threads
         # Whether a thread is opening another context meanwhile.
         self._opening = False
-        self._context = self.open_context(slots)
+        self._context = self.open_context(slots if self.cuttable else min(slots, plan.parallel))
         if self._adapters[0]:
             self._context.apply_adapters(self._adapters[0])
         tile = row_tile(self.metadata([FILE_TYPE])) if plan.devices == ("cpu",) else 1
         self._fillers = Fillers(tile, self._context.longest, min(plan.batch, plan.micro_batch))
+
+    @property
+    def slots(self) -> int:
+        return self._context.slots
 
     @property
     def cells(self) -> int:
@@ -247,7 +254,7 @@ class Runner:
             [
                 f"llama-cpp-python {llama_cpp.__version__} {library}",
                 f"{plan.kv_type} {plan.kv_layout} streams={streams} flash_attention={plan.flash_attention}",
-                f"{sys.byteorder} long_context={is_long}",
+                f"{sys.byteorder} long_context={is_long} windows=bounded",
             ]
         )
 

@@ -21,6 +21,9 @@ _YEAR = "(?:[1-9]\\d{3}|0[1-9]\\d{2}|00[1-9]\\d|000[1-9])"
 _LEAP_YEAR = "(?:\\d{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][48]|[2468]0|[13579][26])00)"
 _REAL_DATE = f"^(?:{_YEAR}-(?:(?:0[13-9]|1[0-2])-\\d{{2}}|02-(?:[01]\\d|2[0-8]))|{_LEAP_YEAR}-02-29)"
 _DATED = re.compile("date|date-time")
+# They say what a string is for and nothing of how it is written: OpenAPI's, and those of pydantic's types. llguidance
+# refuses every format it does not know.
+_FREE_FORMATS = frozenset({"binary", "password", "path", "file-path", "directory-path"})
 
 
 def subschemas(value: Any, pointer: str = "") -> Iterator[tuple[str, JsonSchema]]:
@@ -57,7 +60,10 @@ def unenforceable(schema: JsonSchema) -> str | None:
 
 
 def strengthened(value: Any, *, names: bool = False) -> Any:
-    """The schema with patterns beside the formats that need them. `names`: the keys of `value` are an author's."""
+    """The schema with patterns beside the formats that need them, and without those that ask for nothing.
+
+    `names`: the keys of `value` are an author's.
+    """
     if isinstance(value, list):
         return [strengthened(item) for item in value]
     if not isinstance(value, Mapping):
@@ -67,8 +73,12 @@ def strengthened(value: Any, *, names: bool = False) -> Any:
         for key, item in value.items()
     }
     form = value.get("format")
-    if not names and isinstance(form, str) and _DATED.fullmatch(form):
+    if names or not isinstance(form, str):
+        return result
+    if _DATED.fullmatch(form):
         result["allOf"] = [*result.get("allOf", ()), {"pattern": _REAL_DATE}]
+    elif form in _FREE_FORMATS:
+        del result["format"]
     return result
 
 

@@ -186,7 +186,7 @@ class Service:
             return prompt.ending, self._generations(request, [prompt.tokens])
 
         ending, generations = await loop.run_in_executor(self._preparing, prepare)
-        constraint = await self._compile(lambda: output.grammars)
+        constraint = await self._compile(lambda: output.grammars, lambda: output.promised)
         outputs = [output.choice(ending, constraint.fork() if constraint else None) for _ in generations]
         for generation, choice in zip(generations, outputs, strict=True):
             generation.shown = output.shown
@@ -246,15 +246,23 @@ class Service:
             if not generation.sequence.scores_prompt:
                 await self.prefixes.bring(generation.sequence.tokens, generation.sequence.adapter)
 
-    async def _compile(self, grammars: Callable[[], Sequence[Grammar]]) -> Constraint | None:
-        """The first of `grammars` that can be compiled; the last one's refusal where none can."""
+    async def _compile(
+        self, grammars: Callable[[], Sequence[Grammar]], parts: Callable[[], Sequence[Grammar]] = tuple
+    ) -> Constraint | None:
+        """The first of `grammars` that can be compiled. Where none can, the refusal of one of the `parts`, or of the
+        last one."""
 
         def compile_first() -> Constraint | None:
             *preferred, last = grammars() or (None,)
             for grammar in preferred:
                 with contextlib.suppress(InvalidRequest):
                     return self._constraints.compile(grammar)
-            return self._constraints.compile(last) if last is not None else None
+            try:
+                return self._constraints.compile(last) if last is not None else None
+            except InvalidRequest:
+                for part in parts():
+                    self._constraints.compile(part)
+                raise
 
         return await asyncio.get_running_loop().run_in_executor(self._compiling, compile_first)
 

@@ -26,6 +26,7 @@ _ARGUMENT = "zq7argument"
 _VALUE = "zq7value"
 _RESULT = "zq7result"
 _REASON = "zq7Reason"
+_DOCUMENT = "zq7Document"
 _ID = "zq7zq7zq7zq7"
 # Mistral's templates insist on identifiers of nine letters and digits.
 _SHORT_ID_LENGTH = 9
@@ -46,16 +47,17 @@ class TemplateCapabilities:
     """The defaults are what a template gets that could not be probed.
 
     `parts`: content has to be a list of parts. `system`: system messages are shown where they stand first. `tools`:
-    the tools of a request are shown. `tool_calls`: calls and their results in the conversation are shown.
-    `tool_results`: results are, whether or not the calls are.
-    `argument_objects`: a call's arguments are given as an object, not as JSON text. `null_content`: a message that
-    only calls has no content, rather than an empty one. `call_id_length`: how long the identifier of a call has to be,
-    None for any length. `reasoning_field`: the field of a message in which the template looks for its reasoning.
+    the tools of a request are shown. `documents`: so are its documents. `tool_calls`: calls and their results in the
+    conversation are shown. `tool_results`: results are, whether or not the calls are. `argument_objects`: a call's
+    arguments are given as an object, not as JSON text. `null_content`: a message that only calls has no content,
+    rather than an empty one. `call_id_length`: how long the identifier of a call has to be, None for any length.
+    `reasoning_field`: the field of a message in which the template looks for its reasoning.
     """
 
     parts: bool = False
     system: bool = True
     tools: bool = False
+    documents: bool = False
     tool_calls: bool = False
     tool_results: bool = False
     argument_objects: bool = True
@@ -86,6 +88,7 @@ def probe(render: Render) -> TemplateCapabilities:
         parts=parts,
         system=_shows(render, [_message("system", _SYSTEM, parts=parts), user], _SYSTEM),
         tools=_shows(render, [user], _NAME),
+        documents=_shows_documents(render, user),
         tool_calls=found is not None,
         tool_results=_shows_results(render, form),
         argument_objects=form.argument_objects,
@@ -122,6 +125,12 @@ def _shows_reasoning(render: Render, form: _Form, field: str) -> bool:
     return _shows(render, _conversation(form, **{field: _REASON}), _REASON)
 
 
+def _shows_documents(render: Render, user: dict[str, Any]) -> bool:
+    documents = [{"title": _NAME, "text": _DOCUMENT}]
+    variables = {"messages": [user], "documents": documents, "add_generation_prompt": True}
+    return any(_DOCUMENT in (_rendered(render, {**variables, "tools": tools}) or "") for tools in (None, [_TOOL]))
+
+
 def _conversation(form: _Form, **fields: str) -> list[dict[str, Any]]:
     """A question, a call whose message has `fields` besides, and the call's result."""
     identity = _ID[: form.call_id_length] if form.call_id_length else f"call_{_ID}"
@@ -142,8 +151,12 @@ def _shows(render: Render, messages: Sequence[dict[str, Any]], word: str) -> boo
 def _render(
     render: Render, messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]] | None
 ) -> str | None:
+    return _rendered(render, {"messages": messages, "tools": tools, "add_generation_prompt": True})
+
+
+def _rendered(render: Render, variables: Mapping[str, Any]) -> str | None:
     try:
-        return render({"messages": messages, "tools": tools, "add_generation_prompt": True})
+        return render(variables)
     except InvalidRequest:
         return None
 

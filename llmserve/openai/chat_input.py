@@ -57,7 +57,8 @@ class ChatInput(Schema):
     )
     documents: Documents = Field(
         default=(),
-        description=f"Up to {MAX_DOCUMENTS} texts (`text`, `title`) for templates that know documents.",
+        description=f"Up to {MAX_DOCUMENTS} texts (`text`, `title`) as the model's template shows them, or "
+        "in the system message where it does not.",
     )
     add_generation_prompt: StrictBool | None = Field(
         default=None,

@@ -94,7 +94,8 @@ class SamplingRequest(Sampling, ModelRequest):
     structured_outputs: StructuredOutputs | None = Field(
         default=None,
         description="What the whole answer looks like, as exactly one of `json` (a JSON schema or its text, "
-        f"{SCHEMA_BOUNDS}), `regex` (up to {MAX_REGEX_CHARACTERS} characters), `choice` (1 to {MAX_ALTERNATIVES} "
+        f"{SCHEMA_BOUNDS}), `regex` (up to {MAX_REGEX_CHARACTERS} characters, without look-around and "
+        f"back references; `\\d` and `\\w` are of ASCII), `choice` (1 to {MAX_ALTERNATIVES} "
         f"strings) and `grammar` (GBNF or Lark, at most {MAX_GRAMMAR_BYTES // 1024} KiB). Not beside a "
         "`response_format` other than `text`.",
     )

@@ -62,7 +62,7 @@ TemplateArguments = Annotated[dict[str, Scalar], BeforeValidator(_template_argum
 
 
 class Document(Schema):
-    """A text the answer may rest on, for templates that know documents."""
+    """A text the answer may rest on."""
 
     place: ClassVar[str] = "documents[]."
 

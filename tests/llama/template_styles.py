@@ -93,5 +93,10 @@ STYLES: dict[str, tuple[str, TemplateCapabilities]] = {
         _TOOLS + "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}" + _PROMPT,
         TemplateCapabilities(tools=True, tool_results=True),
     ),
+    "documents": (
+        "{% for d in documents or [] %}[{{ d.title }}: {{ d.text }}]{% endfor %}{% for m in messages %}{{ m.content }}"
+        "{% endfor %}" + _PROMPT,
+        TemplateCapabilities(documents=True),
+    ),
     "always fails": ("{{ raise_exception('no') }}", TemplateCapabilities(system=False)),
 }

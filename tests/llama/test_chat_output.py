@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmserve.errors import InvalidRequest
 from llmserve.llama.chat_output import ChatOutput, ModelOutput
 from llmserve.llama.choice_output import ChoiceOutput
 from llmserve.llama.output.formats import detect
@@ -109,6 +110,17 @@ class TestGrammars:
     def test_parameters_of_strict_tools_are_enforced_or_refused(self) -> None:
         assert len(output(QWEN, tools=[STRICT], tool_choice="required").grammars) == 1
         assert len(output(QWEN, tools=[STRICT]).grammars) == 1
+
+    def test_a_keyword_that_would_be_followed_too_loosely_is_refused_where_it_is_promised(self) -> None:
+        loose = {"type": "object", "properties": {"a": {"type": "object", "minProperties": 3}}}
+        function = {"name": "f", "parameters": loose}
+        asked = output(QWEN, tools=[STRICT, {"type": "function", "function": function}], tool_choice="required")
+        assert len(asked.grammars) == 2
+        strict = {"type": "function", "function": {**function, "strict": True}}
+        with pytest.raises(InvalidRequest, match="minProperties") as caught:
+            _ = output(QWEN, tools=[TOOL, strict], tool_choice="required").grammars
+        assert caught.value.param == "tools[1].function.parameters"
+        assert output(QWEN, tools=[strict], tool_choice="none").grammars == []
 
     def test_a_named_tool_is_called_once(self) -> None:
         choice = {"type": "function", "function": {"name": "strict"}}

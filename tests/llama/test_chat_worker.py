@@ -141,8 +141,18 @@ class TestCalls:
         body = chat(tools=[tool], tool_choice="required", parallel_tool_calls=False, **QUICK)
         assert post(chatty, body)["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "odd"
         tool["function"]["strict"] = True
-        response = chatty.client.post("/v1/chat/completions", json=body)
-        assert (response.status_code, response.json()["error"]["param"]) == (400, "tools")
+        response = chatty.client.post("/v1/chat/completions", json={**body, "tools": [TOOLS[0], tool]})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "tools[1].function.parameters"
+        assert "`uniqueItems` at /properties/a" in response.json()["error"]["message"]
+
+    def test_what_is_at_fault_is_named_where_the_answer_may_call(self, chatty: WorkerProcess) -> None:
+        schema = {"type": "array", "uniqueItems": True}
+        form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+        response = chatty.client.post("/v1/chat/completions", json=chat(tools=TOOLS, response_format=form))
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "response_format.json_schema.schema"
+        assert "`uniqueItems`" in response.json()["error"]["message"]
 
     def test_several_choices_have_calls_of_their_own(self, chatty: WorkerProcess) -> None:
         choices = post(chatty, chat(tools=TOOLS, tool_choice=NAMED, n=3, **QUICK))["choices"]

@@ -52,6 +52,7 @@ WORD: /[a-z]{2,4}/
         ("choice", '["yes", "no", "a \\"quoted\\" one", "line\\nbreak", "\\u65e5"]', None),
         ("grammar", GBNF, '([a-c]{2}é|1|x|")+[.\n]'),
         ("grammar", LARK, "[a-z]{2,4}(,[a-z]{2,4})*"),
+        ("grammar", '?start: word\n!word: "yes" | "no"', "yes|no"),
     ],
 )
 def test_every_form_of_grammar_is_followed(
@@ -66,6 +67,35 @@ def test_every_form_of_grammar_is_followed(
             assert written.decode() in json.loads(text)
         else:
             assert re.fullmatch(fitting, written.decode(), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "others"),
+    [
+        (r"\d", "07", "٧x"),
+        (r"\w", "09_az", "é٧日-"),
+        (r"\D", "x٧", "7"),
+        (r"\W", "é٧-", "a7_"),
+        (r"[\d-]", "7-", "٧"),
+        (r"[-\d]", "7-", "٧"),
+        (r"[^\d]", "x٧", "7"),
+        (r"[\D7]", "x٧7", "8"),
+        (r"[]\w]", "]a", "é"),
+        (r"\[?\d\]?", "7", "٧"),
+        (r"\\d", "", "7"),
+    ],
+)
+def test_digits_and_letters_are_those_of_ascii(
+    constraints: ConstraintFactory, pattern: str, fits: str, others: str
+) -> None:
+    """As in JSON schema, and as other engines read a regular expression."""
+
+    def is_accepted(text: str) -> bool:
+        constraint = constraints.compile(grammar("regex", pattern))
+        return all(constraint.accept(byte) for byte in text.encode()) and constraint.accept(END)
+
+    assert [is_accepted(text) for text in fits] == [True] * len(fits)
+    assert [is_accepted(text) for text in others] == [False] * len(others)
 
 
 def test_only_what_fits_is_allowed(constraints: ConstraintFactory) -> None:
@@ -204,6 +234,7 @@ def test_threads_may_compile_at_once() -> None:
     ("kind", "text", "says"),
     [
         ("regex", "(a", "unclosed group"),
+        ("regex", r"[!-\d]", "invalid range"),
         ("regex", "(?=a)b", "look-around"),
         ("regex", r"(a)\1", "backreferences"),
         ("grammar", "root ::= foo", "foo"),

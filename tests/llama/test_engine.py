@@ -92,13 +92,20 @@ class Harness:
         deliver()
 
     def submit(
-        self, prompt: list[int], write: int, *, n: int = 1, stops: tuple[str, ...] = (), rule: TokenRule | None = None
+        self,
+        prompt: list[int],
+        write: int,
+        *,
+        n: int = 1,
+        stops: tuple[str, ...] = (),
+        rule: TokenRule | None = None,
+        sampler: Sampler | None = None,
     ) -> Job:
         generations = [
             Generation(
                 index,
                 Sequence(list(prompt), len(prompt), 256),
-                Sampler(SamplingParameters(temperature=0), prompt, index),
+                sampler or Sampler(SamplingParameters(temperature=0), prompt, index),
                 TextStream(stops),
                 write,
                 constraint=rule,
@@ -161,6 +168,21 @@ def test_a_rule_that_runs_into_a_limit_ends_its_own_request_with_its_own_error(h
     failed = harness.outcome(harness.submit([3, 4], 12, rule=LimitedRule(2, at_mask=at_mask)))
     assert isinstance(failed, Failure)
     assert (failed.error.status, failed.error.param) == (400, "response_format")
+    text, reason = expected([9, 9], 12)
+    assert harness.outcome(harness.submit([9, 9], 12)) == ({0: text}, {0: reason})
+
+
+def test_a_sampler_that_goes_wrong_costs_its_own_request_only(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Sampler):
+        def draw(self, logits: npt.NDArray[np.float32]) -> int:
+            raise IndexError("index -1 is out of bounds")
+
+    failed = harness.outcome(harness.submit([3, 4], 12, sampler=Broken(SamplingParameters(), [3, 4])))
+    assert isinstance(failed, Failure)
+    assert failed.error.status == 500
+    assert "out of bounds" in caplog.text
     text, reason = expected([9, 9], 12)
     assert harness.outcome(harness.submit([9, 9], 12)) == ({0: text}, {0: reason})
 

@@ -79,6 +79,8 @@ def test_typical_keeps_what_is_nearest_to_the_entropy(row: Row, share: float) ->
         ([0.5, 0.3, 0.15, 0.05], 0.4, [0, 1, 2, 3]),
         ([0.05, 0.15, 0.3, 0.5], 0.1, [0, 1]),
         ([1.0], 0.1, [0]),
+        ([0.5, 0.0, 0.3, 0.2, 0.0], 0.0, [1, 3, 4]),
+        ([0.0, 1.0, 0.0], 0.0, [0, 1, 2]),
     ],
 )
 def test_xtc_leaves_the_least_of_the_top_choices(

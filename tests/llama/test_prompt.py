@@ -298,6 +298,30 @@ def test_the_template_is_chosen_by_what_the_request_has() -> None:
     assert text_of(built.chat([user("hi")], documents=documents, tools=[tool])) == "tf"
 
 
+def test_documents_are_in_the_system_message_where_the_template_shows_none() -> None:
+    documents = [{"title": "A river", "text": "The Rhine is </s>1,230 km long."}, {"text": "Rhine wine"}]
+    system = {"role": "system", "content": "Be brief."}
+    asked = [system, user("How long is the Rhine?")]
+    text = text_of(builder(CHATML).chat(asked, documents=documents))
+    places = [text.find(part) for part in ("Be brief.", "A river", "</s>1,230 km", "Rhine wine", "How long")]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert text.count("system") == 1
+    assert asked[0]["content"] == "Be brief."
+    alone = builder(CHATML).chat(asked[1:], documents=documents)
+    assert "1,230 km" in text_of(alone)
+    assert CONTROLS.index("</s>") + 1001 not in alone
+
+
+def test_documents_with_tools_are_not_lost_where_only_another_template_shows_them() -> None:
+    tools_only = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools[0].function.name }}"
+    built = builder({"default": CHATML, "tool_use": tools_only, "rag": "{{ documents[0].text }}"})
+    tool = {"type": "function", "function": {"name": "lookup"}}
+    text = text_of(built.chat([user("hi")], documents=[{"text": "QUOTE"}], tools=[tool]))
+    assert "QUOTE" in text
+    assert text.endswith("lookup")
+
+
 def test_arguments_reach_the_template_with_their_types() -> None:
     template = "{{ enable_thinking is false }}{{ budget + 1 }}{{ effort == 'high' }}{{ add_generation_prompt }}"
     arguments = {"enable_thinking": False, "budget": 2, "effort": "high"}

@@ -5,9 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmserve.llama.sampler import Sampler, SamplingParameters
 from llmserve.llama.sampling_parameters import DryParameters, MirostatParameters, XtcParameters
+
+# The smallest number above 0 that a request may state.
+SMALLEST = 2.0**-126
 
 
 def row(*logits: float) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -164,3 +169,47 @@ def test_nothing_asked_means_nothing_to_adjust() -> None:
 def test_a_draw_never_lands_on_a_ruled_out_token() -> None:
     logits = row(*([float("-inf")] * 300), 1.0, *([float("-inf")] * 300))
     assert set(draws(sampler(), logits, 200)) == {300}
+
+
+@st.composite
+def extreme_parameters(draw: st.DrawFn) -> SamplingParameters:
+    """Whatever a request may state, most of it at its bounds."""
+
+    def one_of(*values: Any) -> Any:
+        return draw(st.sampled_from(values))
+
+    return SamplingParameters(
+        temperature=one_of(1e-5, 1e-3, 0.7, 1.0, 2.0),
+        top_k=one_of(0, 1, 2, 40, 1_000_000),
+        top_p=one_of(1.0, SMALLEST, 0.5, 0.999999),
+        min_p=one_of(0.0, SMALLEST, 0.05, 1.0),
+        typical_p=one_of(1.0, SMALLEST, 0.2, 0.999999),
+        frequency_penalty=one_of(0.0, -2.0, 2.0),
+        presence_penalty=one_of(0.0, -2.0, 2.0),
+        repetition_penalty=one_of(1.0, SMALLEST, 10.0),
+        repeat_last_n=one_of(-1, 0, 3),
+        dry=one_of(None, DryParameters(100, base=10, allowed_length=0), DryParameters(SMALLEST, base=1)),
+        xtc=one_of(None, XtcParameters(1, 0), XtcParameters(1, SMALLEST), XtcParameters(1, 0.5)),
+        mirostat=one_of(None, MirostatParameters(0, 1), MirostatParameters(100, 1), MirostatParameters(SMALLEST, 0)),
+        seed=draw(st.integers(0, 1000)),
+    )
+
+
+@settings(max_examples=300)
+@given(extreme_parameters(), st.sampled_from([5, 256, 300, 1500]), st.integers(0, 1000), st.booleans())
+def test_whatever_is_asked_a_possible_token_is_drawn(
+    parameters: SamplingParameters, size: int, seed: int, follows_a_grammar: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    prompt = random.integers(size, size=20).tolist()
+    one = Sampler(parameters, prompt)
+    for _ in range(4):
+        logits = (random.standard_normal(size) * random.choice([0.01, 1, 60])).astype(np.float32)
+        one.adjust(logits)
+        if follows_a_grammar:
+            logits[random.permutation(size)[random.integers(1, 4) :]] = -np.inf
+        # The engine refuses a row without any.
+        if np.isfinite(logits.max()):
+            token = one.draw(logits)
+            assert np.isfinite(logits[token])
+            one.accept(token)

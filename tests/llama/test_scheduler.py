@@ -248,7 +248,8 @@ def _run_randomly(rng: random.Random) -> None:
     split = rng.random() < 0.5
     adapters = rng.randrange(1, 4)
     parallel = rng.randrange(1, 6)
-    slots = parallel if split else parallel + rng.randrange(1, 6)
+    cuttable = rng.random() < 0.8
+    slots = parallel if split else parallel + rng.randrange(1 if cuttable else 0, 6)
     longest = rng.choice([48, 96])
     cells = longest * slots if split else rng.choice([longest, 256])
     bench = Bench(
@@ -258,7 +259,7 @@ def _run_randomly(rng: random.Random) -> None:
             worth_keeping=rng.choice([0, 15]),
             parallel=parallel,
             slots=slots,
-            cuttable=rng.random() < 0.8,
+            cuttable=cuttable,
             shelf=rng.choice([0, 60, 400]),
             worth_saving=rng.choice([1, 10]),
         ),

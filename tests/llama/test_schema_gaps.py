@@ -43,6 +43,20 @@ def test_dates_are_of_the_calendar(constraints: ConstraintFactory, date: str, re
     assert fits(constraints, {"properties": {"format": nullable}}, f'{{"format": "{date}"}}') is real
 
 
+@pytest.mark.parametrize("name", ["binary", "password", "path", "file-path", "directory-path"])
+def test_a_format_that_says_nothing_of_how_a_string_is_written_allows_any(
+    constraints: ConstraintFactory, name: str
+) -> None:
+    bounded = {"type": "string", "format": name, "maxLength": 4}
+    assert fits(constraints, bounded, '"a /b"')
+    assert not fits(constraints, bounded, '"a /bc"')
+    assert not fits(constraints, bounded, "1")
+    # A property of that name, and a value that looks like such a schema, stay what they are.
+    schema = {"properties": {"format": {"const": {"format": name}}}, "additionalProperties": False}
+    assert fits(constraints, schema, f'{{"format": {{"format": "{name}"}}}}')
+    assert not fits(constraints, schema, '{"format": {}}')
+
+
 @pytest.mark.parametrize(
     "schema",
     [

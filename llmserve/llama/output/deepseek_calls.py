@@ -36,7 +36,7 @@ class DeepSeekCalls:
         yield from self._read_call(source, calls)
         while (yield from source.skip(CALL_BEGIN)):
             yield from self._read_call(source, calls)
-        yield from source.skip(CALLS_END)
+        yield from source.skip_closing(CALLS_END)
         source.commit()
 
     @staticmethod
@@ -50,6 +50,6 @@ class DeepSeekCalls:
         yield from calls.start(name)
         yield from source.pass_json(calls.arguments)
         if fence is not None:
-            yield from source.skip("```")
-        yield from source.skip(CALL_END)
+            yield from source.skip_closing("```")
+        yield from source.skip_closing(CALL_END)
         source.commit()

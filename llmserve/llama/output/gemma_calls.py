@@ -24,5 +24,5 @@ class GemmaCalls:
         source.advance(-1)
         yield from calls.start(name)
         yield from write_value(source, calls, _NOTATION)
-        yield from source.skip(*CLOSINGS)
+        yield from source.skip_closing(*CLOSINGS)
         source.commit()

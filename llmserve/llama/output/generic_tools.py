@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmserve.llama.conversation import with_system_text
+
 _BEFORE = """\
 You can call functions to help answer the user. These are the functions, one JSON object per line, each with its name, \
 what it does and the JSON schema of its arguments:
@@ -35,7 +37,4 @@ def with_tools_prompt(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """`messages` (OpenAI's shape) with the tools told in the system message, behind its own text if there is one."""
-    prompt = generic_tools_prompt(tools)
-    if messages and messages[0]["role"] == "system":
-        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{prompt}"}, *messages[1:]]
-    return [{"role": "system", "content": prompt}, *messages]
+    return with_system_text(messages, generic_tools_prompt(tools))

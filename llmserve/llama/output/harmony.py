@@ -45,7 +45,7 @@ class HarmonyReader:
         while not source.exhausted:
             if self._channel is not None:
                 yield from self._pass_body(source)
-            yield from source.skip(*_ENDS)
+            yield from source.skip_closing(*_ENDS)
             source.commit()
             yield from self._read_head_or_text(source, calls)
 

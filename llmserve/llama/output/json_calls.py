@@ -33,7 +33,7 @@ class TaggedJsonCalls:
         else:
             yield from read_objects(source, calls)
         if self._closings:
-            yield from source.skip(*self._closings)
+            yield from source.skip_closing(*self._closings)
         source.commit()
 
 

@@ -44,9 +44,9 @@ class PlainCalls:
             while (yield from source.next_is_after_space(*self._heads, *_WRAPPERS)):
                 yield from self._read_call(source, calls, tagged=tagged)
         if tagged and self._closings:
-            yield from source.skip(*self._closings)
+            yield from source.skip_closing(*self._closings)
         elif tag is not None and not tagged:
-            yield from source.skip("```")
+            yield from source.skip_closing("```")
         source.commit()
 
     def _read_rest_of_list(self, source: Source, calls: CallWriter, *, tagged: bool) -> Reading[None]:

@@ -138,6 +138,13 @@ class Source:
         self.advance(len(found or ""))
         return found
 
+    def skip_closing(self, *options: str) -> Reading[str | None]:
+        """As `skip`, for a mark behind a whole call; where the text ends inside of it, its beginning is read."""
+        found = yield from self.skip(*options)
+        if found is None and self.ended and any(option.startswith(self.rest) for option in options):
+            self.advance(len(self.rest))
+        return found
+
     def require(self, *options: str) -> Reading[str]:
         """As `skip`, but raises `Malformed` where none of them stands there."""
         found = yield from self.skip(*options)

@@ -52,7 +52,7 @@ class TagCalls:
         else:
             yield from self._read_keys_and_values(source, calls)
         if tagged:
-            yield from source.skip(self._closing)
+            yield from source.skip_closing(self._closing)
         source.commit()
 
     def _read_keys_and_values(self, source: Source, calls: CallWriter) -> Reading[None]:
@@ -93,7 +93,7 @@ def _read_function(source: Source, calls: CallWriter) -> Reading[None]:
             yield from members.write(source, key, _PARAMETER_STOPS, line_break=True)
             yield from source.skip(_PARAMETER_END)
         yield from members.close()
-    yield from source.skip(_FUNCTION_END)
+    yield from source.skip_closing(_FUNCTION_END)
     source.commit()
 
 

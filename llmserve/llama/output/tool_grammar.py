@@ -16,6 +16,7 @@ from llmserve.llama.output.call_form import NAME
 from llmserve.llama.output.formats import HARMONY, OutputFormat
 from llmserve.llama.output.harmony import CHANNEL, END, MESSAGE, START
 from llmserve.llama.output.tools import Tool
+from llmserve.llama.schema_gaps import strengthened
 
 # A model that is made to call something may go on calling; nobody needs more at once.
 MAX_CALLS = 16
@@ -158,4 +159,4 @@ def _arguments(tool: Tool) -> str:
 
 
 def _json_schema(schema: Mapping[str, Any]) -> str:
-    return json.dumps({**schema, "x-guidance": _WRITING})
+    return json.dumps({**strengthened(schema), "x-guidance": _WRITING})

@@ -89,3 +89,24 @@ class TestRecording:
                 pieces.append(rest[:length])
                 rest = rest[length:]
             assert meaning(recording, pieces).shown == whole, pieces
+
+
+@pytest.mark.parametrize(
+    ("form", "call", "closing"),
+    [
+        ("hermes", '<tool_call>\n{"name": "now", "arguments": {}}\n', "</tool_call>"),
+        ("qwen3-coder", "<tool_call>\n<function=now>\n<parameter=a>\n1\n</parameter>\n", "</function>\n</tool_call>"),
+        ("glm", "<tool_call>now\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n", "</tool_call>"),
+        ("deepseek", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n", "```"),
+        ("gemma4", "<|tool_call>call:now{}", "<tool_call|>"),
+        ("harmony", "<|channel|>commentary to=functions.now<|message|>{}", "<|call|>"),
+        ("phi4", '<|tool_call|>[{"name": "now", "arguments": {}}]', "<|/tool_call|>"),
+        ("pythonic", "<|python_start|>[now()]", "<|python_end|>"),
+    ],
+)
+def test_a_mark_behind_a_call_that_is_cut_short_is_no_content(form: str, call: str, closing: str) -> None:
+    """As it is where the limit of tokens ends the answer inside of it."""
+    for length in range(len(closing) + 1):
+        cut = meaning(Recording(form, call), [call + closing[:length]])
+        assert (cut.names, cut.content) == (["now"], "")
+        assert json.loads(cut.arguments[0]) in ({}, {"a": 1})

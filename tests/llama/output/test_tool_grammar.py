@@ -208,6 +208,14 @@ def test_parameters_may_be_loosened_where_tools_are_not_strict() -> None:
     assert not accepts(grammar, call.replace("NAME", "strict"), SPELT)
 
 
+def test_arguments_follow_a_schema_as_an_answer_does() -> None:
+    parameters = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}, "required": ["day"]}
+    grammar = tool_grammar(by_name("hermes"), Demand([Tool("f", parameters=parameters)], required=True), SPELT)
+    call = '<tool_call>\n{"name": "f", "arguments": {"day": "DAY"}}\n</tool_call>'
+    assert accepts(grammar, call.replace("DAY", "2028-02-29"), SPELT)
+    assert not accepts(grammar, call.replace("DAY", "2027-02-29"), SPELT)
+
+
 def test_as_many_tools_as_a_request_may_have() -> None:
     tools = [Tool(f"tool_{number}", parameters=KIND.parameters) for number in range(128)]
     grammar = tool_grammar(by_name("llama3-json"), Demand(tools, required=True), SPELT)
