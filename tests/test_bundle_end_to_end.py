@@ -44,5 +44,5 @@ def test_what_was_exported_answers_without_a_network(starter_home: Path, tmp_pat
         file.write(bytes([byte ^ 1]))
     refused = llmserve(tmp_path / "third", "import", str(bundle), **offline)
     assert refused.returncode != 0
-    assert "`model.gguf` in the bundle is damaged" in refused.stderr
+    assert f"`model.gguf` of `{MODEL}` in the bundle is damaged" in refused.stderr
     assert not list((tmp_path / "third").glob("blobs/*"))
