@@ -158,8 +158,8 @@ class Store:
         if found is None:
             if self.manifests.read(reference) is not None:
                 self.find(name)  # raises: a local file changed
-            hint = self.not_found(name, reference).hint
-            raise ModelNotFound(f"the catalog has no model `{shown(name)}`", param="model", hint=hint)
+            message = f"the catalog has no model `{shown(name)}`"
+            raise ModelNotFound(message, param="model", hint=self._how_to_find(name, reference))
         return found
 
     def remove(self, name: str) -> int:
@@ -235,17 +235,19 @@ class Store:
         return parse_name(self.catalog.resolve(name))
 
     def not_found(self, name: str, reference: Reference) -> ModelNotFound:
-        if not isinstance(reference, LogicalName) or parse_url(name) or self.catalog.entry(name):
-            hint = f"llmserve pull {name}"
-        else:
-            import difflib
+        message = f"there is no model `{shown(name)}` here"
+        return ModelNotFound(message, param="model", hint=self._how_to_find(name, reference))
 
-            manifests, _ = self.manifests.read_all()
-            known = {manifest.name for manifest in manifests} | set(self.catalog.names())
-            close = difflib.get_close_matches(name, sorted(known), n=3)
-            did_you_mean = f"did you mean {' or '.join(f'`{match}`' for match in close)}? " if close else ""
-            hint = f"{did_you_mean}`llmserve list` shows the models that are here, with `--catalog` those to be pulled"
-        return ModelNotFound(f"there is no model `{shown(name)}` here", param="model", hint=hint)
+    def _how_to_find(self, name: str, reference: Reference) -> str:
+        if not isinstance(reference, LogicalName) or parse_url(name) or self.catalog.entry(name):
+            return f"llmserve pull {name}"
+        import difflib
+
+        manifests, _ = self.manifests.read_all()
+        known = {manifest.name for manifest in manifests} | set(self.catalog.names())
+        close = difflib.get_close_matches(name, sorted(known), n=3)
+        did_you_mean = f"did you mean {' or '.join(f'`{match}`' for match in close)}? " if close else ""
+        return f"{did_you_mean}`llmserve list` shows the models that are here, with `--catalog` those to be pulled"
 
     def require_free(
         self, name: LogicalName, unless_source: str | None = None, *, unless_made: bool = False

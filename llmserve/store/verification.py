@@ -38,20 +38,10 @@ def verify_each(store: Store, names: Iterable[str], report: Report, *, repair: b
     """
     for name in names:
         try:
-            verdict = verify(store, name, report)
-            if verdict.problem is not None and repair:
-                verdict = _tried(store, verdict, report)
+            verdict, _ = _verified(store, name, report, repair=repair)
         except InvalidModel as error:
             verdict = Verdict(name, 0, error.explained)
         yield verdict
-
-
-def _tried(store: Store, damaged: Verdict, report: Report) -> Verdict:
-    """The verdict of a model that was found damaged, after an attempt to repair it."""
-    try:
-        return verify(store, damaged.name, report, repair=True)
-    except LlmserveError as error:
-        return replace(damaged, failure=error.explained)
 
 
 def verify(store: Store, name: str, progress: Report | None = None, *, repair: bool = False) -> Verdict:
@@ -60,7 +50,14 @@ def verify(store: Store, name: str, progress: Report | None = None, *, repair: b
     With `repair` its files are fetched again, exactly those of the manifest: same commit, same digests. Raises
     `ModelNotFound`, and with `repair` what a pull raises; `Conflict` for a file of the user's own, which has no source.
     """
-    report = progress or ignore_progress
+    verdict, failure = _verified(store, name, progress or ignore_progress, repair=repair)
+    if failure is not None:
+        raise failure
+    return verdict
+
+
+def _verified(store: Store, name: str, report: Report, *, repair: bool) -> tuple[Verdict, LlmserveError | None]:
+    """The verdict of `verify`, and why the model could not be repaired."""
     reference = store.reference(name)
     store.prepare()
     with store.locks.held("model", str(reference)):
@@ -68,14 +65,18 @@ def verify(store: Store, name: str, progress: Report | None = None, *, repair: b
         if manifest is None:
             raise store.not_found(name, reference)
         problem, identities = _check(store, manifest, report)
+        verdict = Verdict(manifest.name, manifest.size_bytes, problem)
         if problem is None:
             _record(store, reference, manifest, identities)
-            return Verdict(manifest.name, manifest.size_bytes, None)
+            return verdict, None
         store.manifests.write(reference, replace(manifest, damage=problem))
         if not repair:
-            return Verdict(manifest.name, manifest.size_bytes, problem)
-        _repair(store, reference, manifest, report)
-        return Verdict(manifest.name, manifest.size_bytes, problem, repaired=True)
+            return verdict, None
+        try:
+            _repair(store, reference, manifest, report)
+        except LlmserveError as error:
+            return replace(verdict, failure=error.explained), error
+        return replace(verdict, repaired=True), None
 
 
 def _check(store: Store, manifest: Manifest, report: Report) -> tuple[str | None, list[FileIdentity]]:
