@@ -86,7 +86,8 @@ def _load(gateway: Gateway, store: Store, model: str) -> float:
         with status(f"loading {model} ..."):
             gateway.load(model)
     except LlmserveError as error:
-        if error.code == "no_engine" and (variant := _gguf_variant(store, model)) is not None:
+        variant = _gguf_variant(store, model) if error.code == "no_engine" else None
+        if variant is not None and store.find(model).format != "gguf":
             error.hint = f"`llmserve run {variant}` takes the GGUF variant, which llama.cpp runs"
         raise
     return time.monotonic() - started

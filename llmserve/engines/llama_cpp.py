@@ -11,16 +11,18 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
 
 from llmserve.engines.build import LLAMA_CPP_VERSION
 from llmserve.engines.command import Command
 from llmserve.engines.environment import environments
+from llmserve.engines.kernel_trial import try_kernels
+from llmserve.engines.native import function
 from llmserve.hardware.child import run_child
 from llmserve.hardware.cpu import read_cpu
 from llmserve.hardware.environment import native_environment
@@ -89,8 +91,18 @@ def _probe(version: str | None, environment: Mapping[str, str], timeout: float) 
     try:
         report = parse_report(run_child(f"{__name__}:read_libraries", timeout=timeout, environment=environment))
     except ProbeFailed as failure:
-        return EngineInfo("llama.cpp", version, (), str(failure))
+        return EngineInfo("llama.cpp", version, (), _why(failure))
     return describe(version, report, read_cpu().features)
+
+
+def _why(failure: ProbeFailed) -> str:
+    """What a user is told about a build that fails its probe."""
+    if failure.signal != signal.SIGILL:
+        return str(failure)
+    return (
+        f"{failure}: {DISTRIBUTION} was compiled for another processor, or by a compiler that gets an instruction set "
+        "of this one wrong"
+    )
 
 
 def describe(version: str | None, report: NativeReport, cpu_features: Collection[str]) -> EngineInfo:
@@ -99,8 +111,7 @@ def describe(version: str | None, report: NativeReport, cpu_features: Collection
     Empty `cpu_features` are unknown ones, and nothing follows from them.
     """
     title = f"{DISTRIBUTION} {version}" if version else DISTRIBUTION
-    missing = [name for name in report.instruction_sets if name not in cpu_features]
-    if cpu_features and missing:
+    if missing := _missing(report.instruction_sets, cpu_features):
         reason = f"{title} is built for {', '.join(missing)}, which this CPU does not have"
         return EngineInfo("llama.cpp", version, (), reason)
     usable = dict.fromkeys(_DEVICES[name] for name in report.with_device if name in _DEVICES)
@@ -110,6 +121,10 @@ def describe(version: str | None, report: NativeReport, cpu_features: Collection
     detail = f"{title}, built for {' and '.join(report.backends) or 'nothing'}"
     detail += "".join(f"; {name} finds no device" for name in idle)
     return EngineInfo("llama.cpp", version, devices, detail, report.instruction_sets)
+
+
+def _missing(needs: Collection[str], cpu_features: Collection[str]) -> list[str]:
+    return [name for name in needs if name not in cpu_features] if cpu_features else []
 
 
 def parse_report(found: object) -> NativeReport:
@@ -122,7 +137,10 @@ def parse_report(found: object) -> NativeReport:
 
 
 def read_libraries() -> NativeReport:
-    """Ask the libraries. Loads native code: run it in a child. Raises `ProbeFailed` when they cannot be used."""
+    """Ask the libraries, and have them compute. Loads native code: run it in a child.
+
+    Raises `ProbeFailed` when they cannot be used.
+    """
     folder = _library_folder()
     if folder is None:
         raise ProbeFailed(f"{DISTRIBUTION} is not installed")
@@ -211,21 +229,24 @@ def _ask(library: ctypes.CDLL, folder: Path) -> NativeReport:
     Raises `AttributeError` for a function that the libraries do not have, `OSError` for one that is missing.
     """
     handle, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
-    registry_count = _function(library, "ggml_backend_reg_count", size)
-    registry_get = _function(library, "ggml_backend_reg_get", handle, size)
-    registry_name = _function(library, "ggml_backend_reg_name", text, handle)
-    device_count = _function(library, "ggml_backend_dev_count", size)
-    device_get = _function(library, "ggml_backend_dev_get", handle, size)
-    device_registry = _function(library, "ggml_backend_dev_backend_reg", handle, handle)
-    offloads = _function(library, "llama_supports_gpu_offload", ctypes.c_bool)()
+    registry_count = function(library, "ggml_backend_reg_count", size)
+    registry_get = function(library, "ggml_backend_reg_get", handle, size)
+    registry_name = function(library, "ggml_backend_reg_name", text, handle)
+    device_count = function(library, "ggml_backend_dev_count", size)
+    device_get = function(library, "ggml_backend_dev_get", handle, size)
+    device_registry = function(library, "ggml_backend_dev_backend_reg", handle, handle)
+    offloads = function(library, "llama_supports_gpu_offload", ctypes.c_bool)()
 
     if registry_count() == 0:
         # A build whose backends are files of their own.
-        _function(library, "ggml_backend_load_all_from_path", None, text)(os.fsencode(folder))
+        function(library, "ggml_backend_load_all_from_path", None, text)(os.fsencode(folder))
     backends = [registry_name(registry_get(index)).decode() for index in range(registry_count())]
     devices = [registry_name(device_registry(device_get(index))).decode() for index in range(device_count())]
     usable = [name for name in devices if offloads or name == "CPU"]
-    return NativeReport(tuple(backends), tuple(dict.fromkeys(usable)), _instruction_sets(folder))
+    needs = _instruction_sets(folder)
+    if not _missing(needs, read_cpu().features):
+        try_kernels(library)
+    return NativeReport(tuple(backends), tuple(dict.fromkeys(usable)), needs)
 
 
 def _instruction_sets(folder: Path) -> tuple[str, ...]:
@@ -237,12 +258,6 @@ def _instruction_sets(folder: Path) -> tuple[str, ...]:
     built = (
         feature
         for name, feature in _INSTRUCTION_SETS.items()
-        if hasattr(library, f"ggml_cpu_has_{name}") and _function(library, f"ggml_cpu_has_{name}", ctypes.c_int)()
+        if hasattr(library, f"ggml_cpu_has_{name}") and function(library, f"ggml_cpu_has_{name}", ctypes.c_int)()
     )
     return tuple(built)
-
-
-def _function(library: ctypes.CDLL, name: str, result: type[Any] | None, *arguments: type[Any]) -> Callable[..., Any]:
-    function = getattr(library, name)
-    function.restype, function.argtypes = result, arguments
-    return cast("Callable[..., Any]", function)

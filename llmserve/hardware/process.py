@@ -63,7 +63,7 @@ def capture(argv: Sequence[str], *, subject: str, timeout: float, environment: M
     finally:
         _end(process)
     if status < 0:
-        raise ProbeFailed(f"{subject} was killed by {_signal_name(-status)}")
+        raise ProbeFailed(f"{subject} was killed by {_signal_name(-status)}", signal=-status)
     return Captured(status, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 

@@ -55,7 +55,8 @@ def _why_not(engine: Engine, hardware: HardwareInfo, model: ModelInfo) -> str | 
         return "the model is a GGUF file"
     devices = _devices(hardware, engine)
     if not devices:
-        return "it is not installed"
+        broken = (info.detail for info in hardware.engines if info.engine == engine and info.version is not None)
+        return next((f"what is installed cannot be used ({why})" for why in broken), "it is not installed")
     return _why_no_gpu_for_vllm(hardware, devices, model) if engine == "vllm" else None
 
 

@@ -11,9 +11,9 @@ import pytest
 from llmserve import errors
 from llmserve.store.catalog import Catalog, CatalogModel, Variant
 from llmserve.store.defaults import ChatDefaults
-from llmserve.types import AdapterFile
+from llmserve.types import AdapterFile, ModelFormat
 from tests.cli.conftest import Invoke
-from tests.cli.fakes import DONE, DROP, FakeGateway, FakeStore, answer, delta, event, finish
+from tests.cli.fakes import DONE, DROP, FakeGateway, FakeStore, answer, delta, event, finish, installed
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -271,14 +271,24 @@ BOTH = CatalogModel(
 )
 
 
-@pytest.mark.parametrize("models", [(), (BOTH,)], ids=["no other variant", "a GGUF variant"])
+@pytest.mark.parametrize(
+    ("models", "form", "offers"),
+    [((), "safetensors", False), ((BOTH,), "safetensors", True), ((BOTH,), "gguf", False)],
+    ids=["no other variant", "a GGUF variant", "is one itself"],
+)
 def test_where_no_engine_runs_it_the_gguf_variant_is_offered(
-    invoke: Invoke, gateway: FakeGateway, store: FakeStore, models: tuple[CatalogModel, ...]
+    invoke: Invoke,
+    gateway: FakeGateway,
+    store: FakeStore,
+    models: tuple[CatalogModel, ...],
+    form: ModelFormat,
+    offers: bool,
 ) -> None:
     store.catalog = Catalog(models)
+    store.models["tiny:1b"] = replace(installed("tiny:1b"), format=form)
     gateway.replies["/admin/load"] = (503, NO_ENGINE)
     result = invoke("run", "tiny:1b", "hi")
     assert (result.code, result.out) == (1, "")
     offered = "`llmserve run tiny:1b-q4_0` takes the GGUF variant, which llama.cpp runs"
     assert result.err.startswith("error: no engine here can run this model")
-    assert (offered in result.err) == bool(models)
+    assert (offered in result.err) == offers

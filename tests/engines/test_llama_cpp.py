@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import importlib.metadata
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,8 +16,9 @@ import pytest
 
 from llmserve.engines import llama_cpp
 from llmserve.engines.llama_cpp import SHORT_SPIN, NativeReport, command, describe, parse_report, probe, read_libraries
+from llmserve.hardware.cpu import read_cpu
 from llmserve.hardware.failure import ProbeFailed
-from llmserve.types import Device, DeviceMemory, EnginePlan, InstalledModel, WaitPolicy, from_json
+from llmserve.types import CpuInfo, Device, DeviceMemory, EnginePlan, InstalledModel, WaitPolicy, from_json
 
 AVX2 = ("avx", "avx2", "fma", "f16c")
 PLAN = EnginePlan(
@@ -118,14 +121,42 @@ def test_a_build_is_described(
     assert info.instruction_sets == (report.instruction_sets if devices else ())
 
 
-def test_a_build_that_kills_its_probe_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("killer", "explanation"),
+    [
+        (signal.SIGSEGV, ""),
+        (
+            signal.SIGILL,
+            ": llama-cpp-python was compiled for another processor, or by a compiler that gets an instruction set of "
+            "this one wrong",
+        ),
+    ],
+)
+def test_a_build_that_kills_its_probe_is_not_usable(
+    monkeypatch: pytest.MonkeyPatch, killer: signal.Signals, explanation: str
+) -> None:
     def crash(target: str, *, timeout: float, environment: Mapping[str, str]) -> object:
-        raise ProbeFailed("the probe was killed by SIGILL")
+        raise ProbeFailed(f"the probe was killed by {killer.name}", signal=killer)
 
     monkeypatch.setattr(llama_cpp, "run_child", crash)
     info = probe(timeout=1)
     assert not info.installed
-    assert info.detail == "the probe was killed by SIGILL"
+    assert info.detail == f"the probe was killed by {killer.name}{explanation}"
+
+
+def test_a_build_for_another_processor_is_not_tried_on_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other() -> CpuInfo:
+        return dataclasses.replace(read_cpu(), features=("sse2",))
+
+    def trial(library: ctypes.CDLL) -> None:
+        raise ProbeFailed("it was tried")
+
+    monkeypatch.setattr(llama_cpp, "try_kernels", trial)
+    with pytest.raises(ProbeFailed, match="it was tried"):
+        read_libraries()
+    monkeypatch.setattr(llama_cpp, "read_cpu", other)
+    # Its reason is then the instruction sets, by name.
+    assert read_libraries().instruction_sets
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -58,3 +59,9 @@ def test_a_program_that_closes_its_output_and_stays_is_killed() -> None:
     code = "import os, signal; os.close(1); os.close(2); signal.pause()"
     with pytest.raises(ProbeFailed, match=r"did not answer within 0\.5 s"):
         capture((sys.executable, "-c", code), subject="it", timeout=0.5, environment={})
+
+
+def test_the_signal_that_killed_it_is_told() -> None:
+    with pytest.raises(ProbeFailed, match=r"^the program was killed by SIGILL$") as caught:
+        python("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    assert caught.value.signal == signal.SIGILL

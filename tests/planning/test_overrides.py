@@ -10,7 +10,7 @@ from llmserve.errors import SettingsError, Unavailable
 from llmserve.planning.memory import GIB
 from llmserve.planning.plan import plan
 from llmserve.settings import Settings
-from llmserve.types import KvType
+from llmserve.types import EngineInfo, KvType
 from tests.planning import models
 from tests.planning.machines import machine, with_engines, with_free_gpu_memory, with_ram
 
@@ -134,4 +134,13 @@ def test_without_llama_cpp_a_gguf_file_cannot_be_run() -> None:
     with pytest.raises(Unavailable) as caught:
         plan(with_engines(machine("h100_80gb"), vllm=["cuda"]), models.LLAMA31_8B, Settings())
     assert "llama.cpp is not taken, because it is not installed" in caught.value.message
+    assert caught.value.hint == "`llmserve engines install llama.cpp` builds it for this machine"
+
+
+def test_an_engine_that_is_there_and_fails_is_not_said_to_be_missing() -> None:
+    broken = EngineInfo("llama.cpp", "0.3.36", (), "the probe was killed by SIGILL")
+    with pytest.raises(Unavailable) as caught:
+        plan(replace(machine("laptop_no_gpu"), engines=(broken,)), models.LLAMA31_8B, Settings())
+    reason = "llama.cpp is not taken, because what is installed cannot be used (the probe was killed by SIGILL)"
+    assert reason in caught.value.message
     assert caught.value.hint == "`llmserve engines install llama.cpp` builds it for this machine"
