@@ -11,6 +11,7 @@ from typing import Any
 import llama_cpp
 
 from llmserve.errors import InvalidModel
+from llmserve.llama.plain_weights import needs_plain_weights
 from llmserve.types import EnginePlan
 
 FILE_TYPE = "general.file_type"
@@ -37,6 +38,15 @@ def load_model(path: Path, plan: EnginePlan, progress: Callable[[float], None]) 
         return True
 
     parameters.progress_callback = report
+    model = _load(path, parameters)
+    if needs_plain_weights(model):
+        llama_cpp.llama_model_free(model)
+        parameters.use_extra_bufts = False
+        model = _load(path, parameters)
+    return model
+
+
+def _load(path: Path, parameters: Any) -> Any:
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
     if model is None:
         raise InvalidModel("llama.cpp refused the model file", hint="the worker's log has llama.cpp's own words")

@@ -1,0 +1,70 @@
+"""Which models' weights are not to be laid out for AMX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import llama_cpp
+import pytest
+
+from llmserve.llama import plain_weights
+from llmserve.llama.native_model import load_model
+from llmserve.llama.plain_weights import multiplies_stacks, needs_plain_weights
+from tests.llama.conftest import CONTEXT, tiny_plan
+from tests.tiny_gguf import write_tiny_model
+from tests.tiny_kinds import write_tiny_recurrent_model, write_tiny_windowed_model
+
+Loaded = Callable[[Path], Any]
+
+
+@pytest.fixture
+def loaded() -> Any:
+    models: list[Any] = []
+
+    def load(path: Path) -> Any:
+        models.append(load_model(path, tiny_plan(), lambda _: None))
+        return models[-1]
+
+    yield load
+    for model in models:
+        llama_cpp.llama_model_free(model)
+
+
+@pytest.mark.parametrize(
+    ("write", "stacks"),
+    [(write_tiny_model, False), (write_tiny_windowed_model, False), (write_tiny_recurrent_model, True)],
+)
+def test_a_recurrent_state_is_a_stack(tmp_path: Path, loaded: Loaded, write: Callable[..., Path], stacks: bool) -> None:
+    model = loaded(write(tmp_path / "tiny.gguf", context=CONTEXT))
+    assert multiplies_stacks(model) == stacks
+    compiled_in = b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
+    assert needs_plain_weights(model) == (stacks and compiled_in)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "stacks"),
+    [
+        ({"general.architecture": "llama"}, False),
+        ({"general.architecture": "gemma3n"}, True),
+        ({"general.architecture": "deepseek2", "deepseek2.attention.kv_lora_rank": "512"}, True),
+        ({}, False),
+    ],
+)
+def test_weights_that_are_stacks_are_known_by_the_metadata(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: Loaded, metadata: dict[str, str], stacks: bool
+) -> None:
+    model = loaded(write_tiny_model(tmp_path / "tiny.gguf", context=CONTEXT))
+    monkeypatch.setattr(plain_weights, "_metadata", lambda _, key: metadata.get(key))
+    assert multiplies_stacks(model) == stacks
+
+
+def test_the_metadata_is_that_of_the_file(tmp_path: Path, loaded: Loaded) -> None:
+    path = write_tiny_model(tmp_path / "tiny.gguf", context=CONTEXT)
+    model = loaded(path)
+    field = gguf.GGUFReader(path).get_field("general.architecture")
+    assert field is not None
+    assert plain_weights._metadata(model, "general.architecture") == field.contents()
+    assert plain_weights._metadata(model, "none.such") is None
