@@ -42,6 +42,7 @@ NATIVE_MODULES = (
     "embedding_runner",
     "native_context",
     "native_model",
+    "native_weights",
     "quantizer",
     "runner",
     "token_batch",

@@ -11,7 +11,7 @@ from typing import Any
 import llama_cpp
 
 from llmserve.errors import InvalidModel
-from llmserve.llama.plain_weights import needs_plain_weights
+from llmserve.llama.native_weights import needs_plain_weights
 from llmserve.types import EnginePlan
 
 FILE_TYPE = "general.file_type"

@@ -10,9 +10,9 @@ import gguf
 import llama_cpp
 import pytest
 
-from llmserve.llama import plain_weights
+from llmserve.llama import native_weights
 from llmserve.llama.native_model import load_model
-from llmserve.llama.plain_weights import multiplies_stacks, needs_plain_weights
+from llmserve.llama.native_weights import multiplies_stacks, needs_plain_weights
 from tests.llama.conftest import CONTEXT, tiny_plan
 from tests.tiny_gguf import write_tiny_model
 from tests.tiny_kinds import write_tiny_recurrent_model, write_tiny_windowed_model
@@ -57,7 +57,7 @@ def test_weights_that_are_stacks_are_known_by_the_metadata(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: Loaded, metadata: dict[str, str], stacks: bool
 ) -> None:
     model = loaded(write_tiny_model(tmp_path / "tiny.gguf", context=CONTEXT))
-    monkeypatch.setattr(plain_weights, "_metadata", lambda _, key: metadata.get(key))
+    monkeypatch.setattr(native_weights, "_metadata", lambda _, key: metadata.get(key))
     assert multiplies_stacks(model) == stacks
 
 
@@ -66,5 +66,5 @@ def test_the_metadata_is_that_of_the_file(tmp_path: Path, loaded: Loaded) -> Non
     model = loaded(path)
     field = gguf.GGUFReader(path).get_field("general.architecture")
     assert field is not None
-    assert plain_weights._metadata(model, "general.architecture") == field.contents()
-    assert plain_weights._metadata(model, "none.such") is None
+    assert native_weights._metadata(model, "general.architecture") == field.contents()
+    assert native_weights._metadata(model, "none.such") is None
