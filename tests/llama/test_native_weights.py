@@ -11,7 +11,7 @@ import llama_cpp
 import pytest
 
 from llmserve.llama import native_weights
-from llmserve.llama.native_model import load_model
+from llmserve.llama.native_model import load_model, log_warnings_only
 from llmserve.llama.native_weights import multiplies_stacks, needs_plain_weights
 from tests.llama.conftest import CONTEXT, tiny_plan
 from tests.tiny_gguf import write_tiny_model
@@ -23,6 +23,8 @@ Loaded = Callable[[Path], Any]
 @pytest.fixture
 def loaded() -> Any:
     models: list[Any] = []
+    # A test before this one may have had llama.cpp's log written by a function that is gone.
+    log = log_warnings_only()
 
     def load(path: Path) -> Any:
         models.append(load_model(path, tiny_plan(), lambda _: None))
@@ -31,6 +33,8 @@ def loaded() -> Any:
     yield load
     for model in models:
         llama_cpp.llama_model_free(model)
+    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), None)
+    del log
 
 
 @pytest.mark.parametrize(
