@@ -41,6 +41,7 @@ ENGINES = {"llama_cpp", "torch", "vllm"}
 NATIVE_MODULES = (
     "embedding_runner",
     "native_context",
+    "native_metadata",
     "native_model",
     "native_weights",
     "quantizer",

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from llmserve.errors import InvalidModel
 from llmserve.llama.engine import EngineFailed
 from llmserve.llama.native_context import context_parameters, open_context
+from llmserve.llama.native_metadata import ARCHITECTURE, has_recurrent_state, metadata_value
 from llmserve.llama.native_model import load_model, log_warnings_only
 from llmserve.llama.pairs import PairMarks
 from llmserve.llama.token_batch import TokenBatch
@@ -36,7 +37,6 @@ _POOLINGS: dict[Pooling, int] = {
 }
 # Texts in one decode. llama.cpp sets a row of logits aside for each, which at a quarter million tokens is a megabyte.
 _MOST_SEQUENCES = 64
-_METADATA_BYTES = 256
 
 
 class EmbeddingRunner:
@@ -125,8 +125,8 @@ class EmbeddingRunner:
 
 
 def _pooling(model: Any) -> Pooling:
-    architecture = _metadata(model, "general.architecture")
-    stated = _metadata(model, f"{architecture}.pooling_type")
+    architecture = metadata_value(model, ARCHITECTURE)
+    stated = metadata_value(model, f"{architecture}.pooling_type")
     for name, number in _POOLINGS.items():
         if stated == str(number):
             return name
@@ -136,15 +136,9 @@ def _pooling(model: Any) -> Pooling:
     return "mean"
 
 
-def _metadata(model: Any, key: str) -> str | None:
-    buffer = ctypes.create_string_buffer(_METADATA_BYTES)
-    length = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
-    return buffer.value.decode(errors="replace") if length >= 0 else None
-
-
 def _sequences(model: Any, plan: EnginePlan) -> int:
     """Texts in one decode. A sequence costs nothing, except where it has a recurrent state: the plan counts those."""
-    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+    if has_recurrent_state(model):
         return plan.parallel
     return min(_MOST_SEQUENCES, int(llama_cpp.llama_max_parallel_sequences()), plan.batch)
 

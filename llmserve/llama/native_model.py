@@ -11,6 +11,7 @@ from typing import Any
 import llama_cpp
 
 from llmserve.errors import InvalidModel
+from llmserve.llama.native_metadata import has_recurrent_state
 from llmserve.llama.native_weights import needs_plain_weights
 from llmserve.types import EnginePlan
 
@@ -92,11 +93,7 @@ def _experts_in_ram(plan: EnginePlan) -> Any:
 
 def is_cuttable(model: Any) -> bool:
     """Whether a sequence's memory can be cut at any token: not where it is a recurrent state or a sliding window."""
-    return not (
-        llama_cpp.llama_model_is_recurrent(model)
-        or llama_cpp.llama_model_is_hybrid(model)
-        or llama_cpp.llama_model_n_swa(model) > 0
-    )
+    return not (has_recurrent_state(model) or llama_cpp.llama_model_n_swa(model) > 0)
 
 
 def row_tile(metadata: Mapping[str, str]) -> int:

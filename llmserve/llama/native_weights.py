@@ -8,10 +8,11 @@ each sequence of the batch, and from weights that are stacks themselves.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import llama_cpp
+
+from llmserve.llama.native_metadata import ARCHITECTURE, has_recurrent_state, metadata_value
 
 # `llama_print_system_info` lists what the CPU backend was compiled for.
 _COMPILED_IN = b"AMX_INT8 = 1"
@@ -28,13 +29,7 @@ def needs_plain_weights(model: Any) -> bool:
 
 def multiplies_stacks(model: Any) -> bool:
     """Whether weights of `model` take part in a stack of products."""
-    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+    if has_recurrent_state(model):
         return True
-    architecture = _metadata(model, "general.architecture")
-    return architecture in _STACKED or _metadata(model, f"{architecture}.{_LATENT_RANK}") is not None
-
-
-def _metadata(model: Any, key: str) -> str | None:
-    value = ctypes.create_string_buffer(128)
-    length = llama_cpp.llama_model_meta_val_str(model, key.encode(), value, len(value))
-    return value.value.decode(errors="replace") if length >= 0 else None
+    architecture = metadata_value(model, ARCHITECTURE)
+    return architecture in _STACKED or metadata_value(model, f"{architecture}.{_LATENT_RANK}") is not None

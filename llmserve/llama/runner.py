@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import sys
 import time
@@ -20,6 +19,7 @@ from llmserve.llama.batch import Batch, Chunk, Copy, Drop, Forget, Keep, Operati
 from llmserve.llama.engine import Aborted
 from llmserve.llama.fillers import Fillers
 from llmserve.llama.native_context import NativeContext
+from llmserve.llama.native_metadata import ARCHITECTURE, metadata_value
 from llmserve.llama.native_model import FILE_TYPE, is_cuttable, load_adapter, load_model, log_warnings_only, row_tile
 from llmserve.llama.sequence import Sequence as TokenSequence
 from llmserve.llama.stream_calls import calls
@@ -88,16 +88,12 @@ class Runner:
 
     @property
     def architecture(self) -> str | None:
-        return self.metadata(["general.architecture"]).get("general.architecture")
+        return metadata_value(self._model, ARCHITECTURE)
 
     def metadata(self, keys: Collection[str]) -> dict[str, str]:
         """The values that the model file has for these GGUF keys, as text; longer ones are cut at 127 bytes."""
-        values: dict[str, str] = {}
-        value = ctypes.create_string_buffer(128)
-        for key in keys:
-            if llama_cpp.llama_model_meta_val_str(self._model, key.encode(), value, len(value)) >= 0:
-                values[key] = value.value.decode(errors="replace")
-        return values
+        found = {key: metadata_value(self._model, key) for key in keys}
+        return {key: value for key, value in found.items() if value is not None}
 
     def grammar_tokenizer(self) -> Any:
         """llguidance's tokenizer over this vocabulary. Takes about a second."""

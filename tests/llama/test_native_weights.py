@@ -11,6 +11,7 @@ import llama_cpp
 import pytest
 
 from llmserve.llama import native_weights
+from llmserve.llama.native_metadata import metadata_value
 from llmserve.llama.native_model import load_model, log_warnings_only
 from llmserve.llama.native_weights import multiplies_stacks, needs_plain_weights
 from tests.llama.conftest import CONTEXT, tiny_plan
@@ -61,7 +62,7 @@ def test_weights_that_are_stacks_are_known_by_the_metadata(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: Loaded, metadata: dict[str, str], stacks: bool
 ) -> None:
     model = loaded(write_tiny_model(tmp_path / "tiny.gguf", context=CONTEXT))
-    monkeypatch.setattr(native_weights, "_metadata", lambda _, key: metadata.get(key))
+    monkeypatch.setattr(native_weights, "metadata_value", lambda _, key: metadata.get(key))
     assert multiplies_stacks(model) == stacks
 
 
@@ -70,5 +71,5 @@ def test_the_metadata_is_that_of_the_file(tmp_path: Path, loaded: Loaded) -> Non
     model = loaded(path)
     field = gguf.GGUFReader(path).get_field("general.architecture")
     assert field is not None
-    assert native_weights._metadata(model, "general.architecture") == field.contents()
-    assert native_weights._metadata(model, "none.such") is None
+    assert metadata_value(model, "general.architecture") == field.contents()
+    assert metadata_value(model, "none.such") is None
