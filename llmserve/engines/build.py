@@ -7,8 +7,10 @@ CPU build (docs/engines.md). llama.cpp is compiled here, with the flags for this
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 from llmserve.errors import Unavailable
@@ -40,6 +42,8 @@ _CMAKE_FLAGS: Mapping[Device, str] = MappingProxyType(
         "vulkan": "-DGGML_VULKAN=on -DGGML_NATIVE=on",
     }
 )
+# What CMake reads beside llama.cpp's own files: the library alone, and without what some compilers make of AMX.
+_CMAKE_FILE = Path(__file__).parent / "compat" / "llama_cpp.cmake"
 # What compiling takes on the disk, the environment included.
 _LLAMA_CPP_BYTES: Mapping[Device, int] = MappingProxyType(
     {"cpu": GIB, "cuda": 4 * GIB, "rocm": 4 * GIB, "metal": GIB, "vulkan": 2 * GIB}
@@ -186,6 +190,7 @@ def llama_cpp_build(hardware: HardwareInfo, device: Device | None = None, *, pre
     requirement = (f"llama-cpp-python=={LLAMA_CPP_VERSION}",)
     step = Step(requirement, f"{_LLAMA_CPP_INDEX}/{_llama_cpp_variant(hardware, wanted)}" if prebuilt else None)
     flags = " ".join([_CMAKE_FLAGS[wanted], *_architectures(hardware, wanted)])
+    included = shlex.quote(f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={_CMAKE_FILE}")
     return Build(
         engine="llama.cpp",
         distribution="llama-cpp-python",
@@ -198,7 +203,7 @@ def llama_cpp_build(hardware: HardwareInfo, device: Device | None = None, *, pre
         # Its other packages are those of llmserve's own environment.
         with_dependencies=False,
         present=wanted in present,
-        environment={} if prebuilt else {"CMAKE_ARGS": flags, "FORCE_CMAKE": "1"},
+        environment={} if prebuilt else {"CMAKE_ARGS": f"{flags} {included}", "FORCE_CMAKE": "1"},
     )
 
 

@@ -13,9 +13,6 @@ from llmserve.errors import Unavailable
 from llmserve.planning.formatting import listed
 from llmserve.types import Device
 
-# Mends what some compilers make of AMX; the file says what.
-_TILE_CONFIG = Path(__file__).parent / "compat" / "tile_config.h"
-
 # The variables that name a toolkit's folder, and where its own installer puts it, which is rarely on the PATH.
 _TOOLKITS: Mapping[Device, tuple[tuple[str, ...], tuple[Path, ...]]] = MappingProxyType(
     {
@@ -61,10 +58,9 @@ class Toolchain:
     variables: Mapping[str, str]
 
     def applied(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """`environ` with these in front, and compilers told to mend AMX. What the user set stays."""
+        """`environ` with these in front; what the user set stays."""
         path = os.pathsep.join([*map(str, self.folders), *filter(None, [environ.get("PATH")])])
-        flags = " ".join([*filter(None, [environ.get("CXXFLAGS")]), f'-include "{_TILE_CONFIG}"'])
-        return {**self.variables, **environ, "PATH": path, "CXXFLAGS": flags}
+        return {**self.variables, **environ, "PATH": path}
 
 
 def toolchain(

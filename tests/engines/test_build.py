@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from llmserve.types import Device, GpuInfo, HardwareInfo
 from tests.planning.machines import NAMES, machine
 
 ROOT = Path(__file__).parents[2]
+CMAKE_FILE = ROOT / "llmserve/engines/compat/llama_cpp.cmake"
 
 
 def with_driver(hardware: HardwareInfo, driver: str | None, runtime: str | None) -> HardwareInfo:
@@ -122,7 +124,9 @@ def test_indexes_are_asked_for_what_only_they_have() -> None:
 )
 def test_the_flags_of_llama_cpp(name: str, device: Device, flags: str) -> None:
     build = llama_cpp_build(machine(name))
-    assert (build.device, build.environment["CMAKE_ARGS"], build.from_source) == (device, flags, True)
+    *own, included = shlex.split(build.environment["CMAKE_ARGS"])
+    assert (build.device, " ".join(own), build.from_source) == (device, flags, True)
+    assert included == f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={CMAKE_FILE}"
     assert requirements(build) == [f"llama-cpp-python=={LLAMA_CPP_VERSION}"]
 
 

@@ -262,7 +262,7 @@ class TestLlamaCpp:
         told: list[InstallProgress] = []
         made = installer.install(self.build(), tmp_path, told.append)
         assert made.name == "llama.cpp-0.3.36-cpu"
-        assert (made.site_packages / "llama_cpp/flags.txt").read_text() == "-DGGML_NATIVE=on"
+        assert (made.site_packages / "llama_cpp/flags.txt").read_text().startswith("-DGGML_NATIVE=on ")
         assert InstallProgress("building", "llama-cpp-python", 1, 2) in told
         assert llama_cpp.built_packages(tmp_path) == made.site_packages
         info = llama_cpp.probe(30.0, tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -82,12 +81,3 @@ def test_hip_gets_what_its_build_asks_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("there", "found"), [({"dnf"}, "dnf"), ({"brew"}, "brew"), (set(), None)])
 def test_the_systems_installer(there: set[str], found: str | None) -> None:
     assert package_installer(lambda name: name if name in there else None) == found
-
-
-@pytest.mark.parametrize(("own", "before"), [({}, ""), ({"CXXFLAGS": "-O2 -g"}, "-O2 -g ")])
-def test_every_compilation_mends_amx(tmp_path: Path, own: dict[str, str], before: str) -> None:
-    environ = {"PATH": str(program(tmp_path, "cc", "c++")), **own}
-    flags = toolchain("cpu", environ=environ, installer=None).applied(environ)["CXXFLAGS"]
-    included = re.fullmatch(rf'{before}-include "(?P<file>.+)"', flags)
-    assert included is not None
-    assert Path(included["file"]).is_file()
