@@ -47,6 +47,20 @@ message(STATUS "LLAMA_BUILD_COMMON is ${LLAMA_BUILD_COMMON}")
 message(STATUS "CMAKE_CXX_FLAGS is ${CMAKE_CXX_FLAGS}")
 """
 
+# How ggml shares out the rows of flash attention.
+PIECES = """
+        const int64_t dr = (nr + nchunk - 1) / nchunk;
+
+        static constexpr int64_t Q_TILE_SZ  = ggml_fa_tile_config::Q;
+        const char * brackets = "[;] \\n";
+"""
+# Nearly the same, of another operation.
+OTHER_PIECES = """
+    const int64_t dr = (nr + nchunk - 1) / nchunk;
+
+    int current_chunk = ith;
+"""
+
 
 @pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="AMX is of x86-64")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no GCC")
@@ -72,3 +86,22 @@ def test_the_library_alone_is_built_and_every_file_mends_amx(tmp_path: Path) -> 
     assert "LLAVA_BUILD is OFF" in said
     assert "LLAMA_BUILD_COMMON is OFF" in said
     assert f'CMAKE_CXX_FLAGS is -O2 -include "{COMPAT / "tile_config.h"}"' in said
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="there is no CMake")
+def test_attention_is_shared_out_by_whole_tiles_and_nothing_else_changes(tmp_path: Path) -> None:
+    kernels = tmp_path / "ggml/src/ggml-cpu/ops.cpp"
+    kernels.parent.mkdir(parents=True)
+    kernels.write_text(PIECES + OTHER_PIECES)
+    (tmp_path / "CMakeLists.txt").write_text(LIBRARY)
+    included = f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={COMPAT / 'llama_cpp.cmake'}"
+    command = ("cmake", "-S", tmp_path, "-B", tmp_path / "build", included)
+    for _ in range(2):  # the second time there is nothing left to mend
+        subprocess.run(command, check=True, capture_output=True)
+        mended = kernels.read_text()
+        size, unit, piece = (
+            mended.index(part) for part in ("Q_TILE_SZ  = ", "unit = neq1 >= Q_TILE_SZ", "dr = ((nr + nchunk - 1)")
+        )
+        assert size < unit < piece
+        assert mended.count("const int64_t dr = ") == 2
+        assert mended.endswith('brackets = "[;] \\n";\n' + OTHER_PIECES)
